@@ -1,0 +1,1 @@
+"""The spot market: EC2 as the local AWS serves it."""
