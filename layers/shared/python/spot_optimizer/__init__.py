@@ -1,0 +1,1 @@
+"""Spot Optimizer: stateful workloads on EC2 Spot whose users do not notice an interruption."""

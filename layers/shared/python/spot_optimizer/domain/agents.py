@@ -1,0 +1,206 @@
+"""Agents and the rows around them: what the control plane knows of one protected workload."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+class TrafficAdapter(enum.StrEnum):
+    """How clients reach the primary."""
+
+    EIP = "eip"
+    NONE = "none"
+
+
+class HandoverState(enum.StrEnum):
+    """The life of a handover: it is opened once, and then either committed or aborted, for good."""
+
+    NONE = "none"
+    OPEN = "open"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+
+
+NOT_OPEN = (HandoverState.NONE, HandoverState.COMMITTED, HandoverState.ABORTED)
+
+
+class Urgency(enum.IntEnum):
+    """How soon a failover must be through; a later signal can raise it, never lower it."""
+
+    PLANNED = 0
+    RISK = 1
+    NOTICED = 2
+    DEAD = 3
+
+
+class InstanceRole(enum.StrEnum):
+    """What an instance is to its agent."""
+
+    PRIMARY = "primary"
+    STANDBY = "standby"
+    RETIRED_PENDING = "retired-pending"
+    RETIRED = "retired"
+
+
+class AgentStatus(enum.StrEnum):
+    """What an operator sees of an agent."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+    FAILING_OVER = "failing-over"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """One protected workload. Its row is the only place where its epoch, its primary and its handover are decided.
+
+    Attributes:
+        epoch: The fencing number; +1 per promotion, from 1.
+        primary_instance_id: The one instance that may serve under `epoch`.
+        active_replica_id: The one replica that is being prepared or is ready; none has been chosen otherwise.
+        claim_attempt: Number of the latest failover execution of this epoch, 0 when there was none.
+        claim_open: Whether that execution is still entitled to act.
+        claim_deadline: When AWS takes the primary back, if that is known.
+        handover_id: The latest handover's id; it stays after the handover ended, so that its outcome can be read back.
+        handover_readiness: The replica's readiness number that the handover was opened on.
+        handover_primary_dead: EC2 itself says that the primary is stopped or terminated.
+        handover_count: Handovers opened so far in this epoch.
+        traffic_epoch: The epoch whose primary the traffic path points at; it never falls.
+        task_token: Wakes the failover execution that waits on this agent.
+        lost: Every copy of the state is gone.
+    """
+
+    agent_id: str
+    client_id: str
+    name: str
+    epoch: int
+    primary_instance_id: str
+    primary_pool_id: str
+    registered_at: datetime
+    launch_template_id: str
+    instance_types: tuple[str, ...]
+    subnet_ids: tuple[str, ...]
+    traffic_adapter: TrafficAdapter = TrafficAdapter.NONE
+    traffic_target: str | None = None
+    traffic_epoch: int = 0
+    auto_switch: bool = True
+    auto_replica: bool = True
+    manual_replica: bool = True
+    sync_interval_seconds: float = 1.0
+    replica_count: int = 0
+    active_replica_id: str | None = None
+    claim_attempt: int = 0
+    claim_open: bool = False
+    claim_urgency: int = 0
+    claim_signal: str | None = None
+    claim_signal_at: datetime | None = None
+    claim_deadline: datetime | None = None
+    handover_id: str | None = None
+    handover_state: HandoverState = HandoverState.NONE
+    handover_replica_id: str | None = None
+    handover_readiness: int | None = None
+    handover_opened_at: datetime | None = None
+    handover_primary_dead: bool = False
+    handover_count: int = 0
+    task_token: str | None = None
+    last_failover_at: datetime | None = None
+    lost: bool = False
+
+    @property
+    def handover_open(self) -> bool:
+        """Whether a handover is under way."""
+        return self.handover_state is HandoverState.OPEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """An EC2 instance that carries, or carried, an agent.
+
+    Attributes:
+        certificate: PEM of the self-signed certificate that its peer pins.
+    """
+
+    instance_id: str
+    agent_id: str
+    client_id: str
+    role: InstanceRole
+    pool_id: str
+    epoch: int
+    private_address: str
+    sync_port: int
+    certificate: str
+    joined_at: datetime
+    replica_id: str | None = None
+    launched_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """The last sign of life of one instance of an agent; on a row of its own, which no promotion touches."""
+
+    agent_id: str
+    instance_id: str
+    epoch: int
+    role: str
+    serving: bool
+    healthy: bool
+    at: datetime
+    agent_version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """One signal that concerned an instance, and what came of it."""
+
+    agent_id: str
+    event_id: str
+    instance_id: str
+    pool_id: str
+    signal_type: str
+    detected_at: datetime
+    termination_time: datetime | None = None
+    response_action: str | None = None
+    replica_id: str | None = None
+    epoch: int | None = None
+    failover_completed: bool = False
+    failover_time_ms: int | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """One promotion: which instance handed over to which, and why."""
+
+    agent_id: str
+    switch_id: str
+    epoch: int
+    from_instance_id: str
+    to_instance_id: str
+    from_pool_id: str
+    to_pool_id: str
+    switch_reason: str
+    basis: str
+    switched_at: datetime
+    served_at: datetime | None = None
+    rpo_seconds: float | None = None
+    rpo_breached: bool = False
+
+
+def agent_status(agent: Agent, heartbeat: Heartbeat | None, *, now: datetime, heartbeat_timeout: timedelta) -> AgentStatus:
+    """Tell how an agent stands: `lost` over `failing-over` over `offline` over `online`.
+
+    Args:
+        agent: The agent's row.
+        heartbeat: The primary's last sign of life; none yet counts from the registration.
+        now: The control plane's clock.
+        heartbeat_timeout: Silence longer than this is `offline`.
+    """
+    if agent.lost:
+        return AgentStatus.LOST
+    if agent.claim_open or agent.handover_open:
+        return AgentStatus.FAILING_OVER
+    last_sign = heartbeat.at if heartbeat is not None else agent.registered_at
+    return AgentStatus.OFFLINE if now - last_sign > heartbeat_timeout else AgentStatus.ONLINE

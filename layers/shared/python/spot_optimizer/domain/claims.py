@@ -1,0 +1,155 @@
+"""The claim: how any number of triggers become one failover execution at a time.
+
+Every trigger calls one starter. It claims the agent's row with the next attempt number, and names the execution after agent,
+epoch and attempt; a trigger that finds a claim whose execution runs joins it, and raises its urgency if its own is higher; a
+claim whose execution no longer runs is retaken. The name only avoids waste: that a failover happens once comes from the
+promotion transaction.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from spot_optimizer.domain.agents import Agent, Urgency
+from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.writes import AtMost, Change, Equals, Table, Transaction
+
+
+class Execution(enum.StrEnum):
+    """What Step Functions knows of an execution."""
+
+    UNKNOWN = "unknown"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Nothing to do, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """An execution is on it: make sure that it runs, and raise its urgency if `raised` is not None."""
+
+    attempt: int
+    raised: Transaction | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retake:
+    """Claim the agent with the next attempt number and start its execution."""
+
+    attempt: int
+    claim: Transaction
+
+
+ClaimDecision = Ignore | Join | Retake
+
+
+def execution_name(agent_id: str, *, epoch: int, attempt: int) -> str:
+    """Name a failover execution; at most 80 characters of `[0-9A-Za-z-_]`, as Step Functions requires."""
+    return f"{agent_id}-{epoch}-{attempt}"
+
+
+def decide_claim(agent: Agent, signal: Signal, *, execution: Execution) -> ClaimDecision:
+    """Decide what a signal about an agent's primary leads to.
+
+    Args:
+        agent: The agent's row, read consistently.
+        signal: What was seen.
+        execution: State of the execution of the agent's current claim; `unknown` where there is none.
+    """
+    if agent.lost:
+        return Ignore("the agent is lost: every copy of its state is gone")
+    if signal.instance_id != agent.primary_instance_id:
+        return Ignore(f"{signal.instance_id} is not the primary; {agent.primary_instance_id} is")
+    if signal.type is SignalType.STATE_CHANGE and signal.state not in ("stopped", "terminated"):
+        return Ignore(f"state '{signal.state}' does not prove a death")
+    if agent.claim_open and execution is not Execution.ENDED:
+        # An execution that is unknown was claimed by a trigger which has not started it yet, or died in between: the
+        # caller starts it under the same name, which Step Functions makes idempotent.
+        return Join(agent.claim_attempt, _raise(agent, signal) if signal.urgency > agent.claim_urgency else None)
+    return Retake(agent.claim_attempt + 1, _claim(agent, signal))
+
+
+def _claim(agent: Agent, signal: Signal) -> Transaction:
+    return Transaction(
+        "claim",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "one claim per attempt",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "primary_instance_id": Equals(agent.primary_instance_id),
+                    "claim_attempt": Equals(agent.claim_attempt),
+                    "claim_open": Equals(agent.claim_open),
+                    "lost": Equals(False),
+                },
+                put={
+                    "claim_attempt": agent.claim_attempt + 1,
+                    "claim_open": True,
+                    "claim_urgency": int(signal.urgency),
+                    "claim_signal": signal.type,
+                    "claim_signal_at": signal.at,
+                    "claim_deadline": signal.deadline,
+                    "task_token": None,
+                },
+            ),
+        ),
+    )
+
+
+def _raise(agent: Agent, signal: Signal) -> Transaction:
+    return Transaction(
+        "raise urgency",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "urgency only rises",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "claim_attempt": Equals(agent.claim_attempt),
+                    "claim_open": Equals(True),
+                    "claim_urgency": AtMost(int(signal.urgency) - 1),
+                },
+                put={
+                    "claim_urgency": int(signal.urgency),
+                    "claim_signal": signal.type,
+                    "claim_signal_at": signal.at,
+                    "claim_deadline": signal.deadline if signal.deadline is not None else agent.claim_deadline,
+                },
+            ),
+        ),
+    )
+
+
+def release(agent: Agent, *, attempt: int) -> Transaction:
+    """End the claim of an attempt, so that the next signal can start a new one."""
+    return Transaction(
+        "release claim",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "only the own claim is released",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "claim_attempt": Equals(attempt),
+                    "claim_open": Equals(True),
+                },
+                put={"claim_open": False, "task_token": None},
+            ),
+        ),
+    )
+
+
+def is_emergency(urgency: int) -> bool:
+    """Whether the primary is going, or gone, for certain."""
+    return urgency >= Urgency.NOTICED

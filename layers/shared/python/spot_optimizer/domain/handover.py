@@ -1,0 +1,323 @@
+"""Handovers: the conditional writes from opening one to the promotion that ends it.
+
+A handover is opened against one replica at one readiness, and ends once: committed by the standby's promotion or aborted. The
+promotion is one transaction; whatever else happens at the same moment, at most one promotion per epoch can succeed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from datetime import datetime, timedelta
+
+from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole
+from spot_optimizer.domain.replicas import Replica, ReplicaState, instance_values
+from spot_optimizer.domain.writes import Change, Equals, Missing, OneOf, Table, Transaction
+from spot_optimizer.errors import HandoverNotOpen, HandoverUnknown, PromotionUnproven, ReplicaNotReady, StaleEpoch
+
+SYNC_INTERVALS_PROMISED = 2
+"""A promotion after a sudden death may lose at most this many sync intervals of writes."""
+
+
+class Basis(enum.StrEnum):
+    """Why a standby may promote itself."""
+
+    FINAL_GENERATION = "final-generation"
+    """The primary is frozen, and its last generation is on the standby, durably and verified."""
+
+    LEASE_EXPIRED = "lease-expired"
+    """The standby stopped granting the lease and waited it out: the primary no longer serves."""
+
+    PRIMARY_DEAD = "primary-dead"
+    """EC2 itself says that the primary is stopped or terminated."""
+
+
+def handover_id_for(agent: Agent) -> str:
+    """The id of the agent's next handover; the same however often one attempt asks for it."""
+    return f"{agent.agent_id}-h{agent.epoch}-{agent.handover_count + 1}"
+
+
+def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead: bool, now: datetime) -> Transaction:
+    """Open a handover from the agent's primary to a replica.
+
+    Args:
+        agent: The agent as read.
+        replica: Must be ready; behind a primary that is proven dead, syncing with a complete generation is enough,
+            because nothing newer exists.
+        attempt: The failover attempt that acts; its claim must still be open.
+        primary_dead: EC2 says that the primary is stopped or terminated.
+        now: When.
+
+    Raises:
+        ReplicaNotReady: The replica can not take over.
+    """
+    if not may_take_over(replica, primary_dead=primary_dead):
+        raise ReplicaNotReady(
+            f"replica {replica.replica_id} is '{replica.status}' with {replica.generation or 'no'} generation(s); "
+            f"expected 'ready'{', or a complete generation' if primary_dead else ''}"
+        )
+    return Transaction(
+        "open handover",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "one handover at a time, under an own claim",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "primary_instance_id": Equals(agent.primary_instance_id),
+                    "claim_attempt": Equals(attempt),
+                    "claim_open": Equals(True),
+                    "active_replica_id": Equals(replica.replica_id),
+                    "handover_state": OneOf(NOT_OPEN),
+                    "handover_count": Equals(agent.handover_count),
+                },
+                put={
+                    "handover_id": handover_id_for(agent),
+                    "handover_state": HandoverState.OPEN,
+                    "handover_replica_id": replica.replica_id,
+                    "handover_readiness": replica.readiness,
+                    "handover_opened_at": now,
+                    "handover_primary_dead": primary_dead,
+                    "handover_count": agent.handover_count + 1,
+                },
+            ),
+            Change(
+                Table.REPLICAS,
+                (replica.agent_id, replica.replica_id),
+                "only a replica that can take over is handed to",
+                only_if={"status": Equals(replica.status), "readiness": Equals(replica.readiness)},
+            ),
+        ),
+    )
+
+
+def may_take_over(replica: Replica, *, primary_dead: bool) -> bool:
+    """Whether a handover may be opened to this replica."""
+    if replica.status is ReplicaState.READY:
+        return True
+    return primary_dead and replica.status is ReplicaState.SYNCING and replica.generation > 0
+
+
+def prove_primary_dead(agent: Agent) -> Transaction:
+    """Record EC2's word that the primary is dead: the standby may commit the last generation it holds."""
+    return Transaction(
+        "prove primary dead",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "a proof belongs to the open handover of this epoch",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "primary_instance_id": Equals(agent.primary_instance_id),
+                    "handover_id": Equals(agent.handover_id),
+                    "handover_state": Equals(HandoverState.OPEN),
+                },
+                put={"handover_primary_dead": True},
+            ),
+        ),
+    )
+
+
+def abort(agent: Agent, *, handover_id: str) -> Transaction:
+    """End a handover without promotion: from here on, and only from here on, its primary may thaw."""
+    return Transaction(
+        "abort handover",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "only an open handover is aborted",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "handover_id": Equals(handover_id),
+                    "handover_state": Equals(HandoverState.OPEN),
+                },
+                put={"handover_state": HandoverState.ABORTED},
+            ),
+        ),
+    )
+
+
+def promote(
+    agent: Agent,
+    replica: Replica,
+    *,
+    handover_id: str,
+    instance_id: str,
+    pool_id: str,
+    basis: Basis,
+    readiness: int,
+    covered_until: datetime | None,
+    now: datetime,
+) -> Transaction:
+    """The promotion: the one write that moves an agent to its next epoch.
+
+    Args:
+        agent: The agent as read.
+        replica: The replica that asks, as read.
+        handover_id: The handover it acts on.
+        instance_id: The replica's instance, as its token proves.
+        pool_id: The pool of that instance.
+        basis: Why it may.
+        readiness: The readiness number it acts on; a promotion that was delayed while readiness was taken back and given
+            again must not pass.
+        covered_until: The old primary's state up to here is on the standby.
+        now: When.
+
+    Raises:
+        StaleEpoch: The agent is past the epoch this replica follows.
+        HandoverUnknown: The agent's handover is another one.
+        HandoverNotOpen: It was aborted.
+        ReplicaNotReady: The replica can not take over, or not on this readiness.
+        PromotionUnproven: `primary-dead` is claimed and nothing proves it.
+    """
+    if agent.epoch != replica.epoch:
+        raise StaleEpoch(
+            f"replica {replica.replica_id} follows epoch {replica.epoch}; the agent is at {agent.epoch}",
+            current_epoch=agent.epoch,
+        )
+    if agent.handover_id != handover_id or agent.handover_replica_id != replica.replica_id:
+        raise HandoverUnknown(f"'{handover_id}' is not this replica's handover; expected '{agent.handover_id}'")
+    if agent.handover_state is not HandoverState.OPEN:
+        raise HandoverNotOpen(f"handover {handover_id} is '{agent.handover_state}'; wait for the next one")
+    if basis is Basis.PRIMARY_DEAD and not agent.handover_primary_dead:
+        raise PromotionUnproven("EC2 does not say that the primary is stopped or terminated; wait for the proof")
+    if readiness != replica.readiness or not may_take_over(replica, primary_dead=basis is Basis.PRIMARY_DEAD):
+        raise ReplicaNotReady(
+            f"replica {replica.replica_id} is '{replica.status}' at readiness {replica.readiness}; the promotion was asked for "
+            f"at readiness {readiness}"
+        )
+    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, now=now)
+    agent_conditions = {
+        "epoch": Equals(agent.epoch),
+        "primary_instance_id": Equals(agent.primary_instance_id),
+        "handover_id": Equals(handover_id),
+        "handover_state": Equals(HandoverState.OPEN),
+        "handover_replica_id": Equals(replica.replica_id),
+        "lost": Equals(False),
+    }
+    if basis is Basis.PRIMARY_DEAD:
+        agent_conditions["handover_primary_dead"] = Equals(True)
+    return Transaction(
+        "promote",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "one promotion per epoch and handover",
+                only_if=agent_conditions,
+                put={
+                    "epoch": agent.epoch + 1,
+                    "primary_instance_id": instance_id,
+                    "primary_pool_id": pool_id,
+                    "handover_state": HandoverState.COMMITTED,
+                    "handover_count": 0,
+                    "active_replica_id": None,
+                    "last_failover_at": now,
+                },
+            ),
+            Change(
+                Table.REPLICAS,
+                (replica.agent_id, replica.replica_id),
+                "only the readiness that was asked on is promoted",
+                only_if={"status": Equals(replica.status), "readiness": Equals(readiness)},
+                put={"status": ReplicaState.PROMOTED, "ended_at": now},
+            ),
+            Change(
+                Table.INSTANCES,
+                (agent.primary_instance_id,),
+                "the old primary steps down",
+                only_if={"role": Equals(InstanceRole.PRIMARY)},
+                put={"role": InstanceRole.RETIRED_PENDING},
+            ),
+            Change(
+                Table.INSTANCES,
+                (instance_id,),
+                "the standby's instance steps up",
+                only_if={"role": Equals(InstanceRole.STANDBY)},
+                put={"role": InstanceRole.PRIMARY, "epoch": agent.epoch + 1},
+            ),
+            Change(
+                Table.SWITCHES,
+                (agent.agent_id, switch_id_for(agent.epoch + 1)),
+                "one switch per epoch",
+                only_if={"switch_id": Missing()},
+                put={
+                    "epoch": agent.epoch + 1,
+                    "from_instance_id": agent.primary_instance_id,
+                    "to_instance_id": instance_id,
+                    "from_pool_id": agent.primary_pool_id,
+                    "to_pool_id": pool_id,
+                    "switch_reason": agent.claim_signal or "",
+                    "basis": basis,
+                    "switched_at": now,
+                    "rpo_seconds": lost_seconds,
+                    "rpo_breached": lost_seconds > SYNC_INTERVALS_PROMISED * agent.sync_interval_seconds,
+                },
+            ),
+        ),
+    )
+
+
+def switch_id_for(epoch: int) -> str:
+    """Key of the switch that began an epoch; sorts by epoch."""
+    return f"{epoch:010d}"
+
+
+def rpo_seconds(replica: Replica, *, basis: Basis, covered_until: datetime | None, now: datetime) -> float:
+    """How much of the primary's time can be missing on the standby, at most.
+
+    A handover with a final generation misses nothing. Otherwise it is the primary's lag as last reported: what came after
+    that can not be known, so the reported lag is the estimate that is recorded, and never less than what the standby says.
+    """
+    if basis is Basis.FINAL_GENERATION:
+        return 0.0
+    last = covered_until or replica.covered_until
+    lag = replica.lag_seconds or 0.0
+    if last is None:
+        return lag
+    reported = replica.covered_until or last
+    return max(lag, (reported - last) / timedelta(seconds=1), 0.0)
+
+
+def committed_by(agent: Agent, *, handover_id: str, instance_id: str) -> bool:
+    """Whether a promotion whose outcome is unknown did take effect; ask with a row that was read consistently."""
+    return (
+        agent.handover_id == handover_id
+        and agent.handover_state is HandoverState.COMMITTED
+        and agent.primary_instance_id == instance_id
+    )
+
+
+def register(agent: Agent, instance: Instance) -> Transaction:
+    """Register an agent with its first primary: epoch 1."""
+    return Transaction(
+        "register",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "an agent id is registered once",
+                only_if={"agent_id": Missing()},
+                put=agent_values(agent),
+            ),
+            Change(
+                Table.INSTANCES,
+                (instance.instance_id,),
+                "an instance joins once",
+                only_if={"instance_id": Missing()},
+                put=instance_values(instance),
+            ),
+        ),
+    )
+
+
+def agent_values(agent: Agent) -> dict[str, object]:
+    """The attributes of a new agent row, without its key and without what is unset."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(agent)
+        if field.name != "agent_id" and (value := getattr(agent, field.name)) is not None
+    }

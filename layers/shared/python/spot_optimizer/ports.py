@@ -1,0 +1,165 @@
+"""What the control plane needs from the outside world. Adapters implement these on AWS, a simulator in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Protocol
+
+from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.claims import Execution
+from spot_optimizer.domain.pools import LaunchTarget
+from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.writes import Transaction
+
+
+class Records(Protocol):
+    """The tables. Every read is strongly consistent and by key; no read here uses an index."""
+
+    def agent(self, agent_id: str) -> Agent:
+        """Raises: AgentUnknown."""
+        ...
+
+    def replica(self, agent_id: str, replica_id: str) -> Replica:
+        """Raises: ReplicaUnknown."""
+        ...
+
+    def replicas(self, agent_id: str) -> tuple[Replica, ...]:
+        """All replicas an agent ever had, by replica id."""
+        ...
+
+    def instance(self, instance_id: str) -> Instance:
+        """Raises: InstanceUnknown."""
+        ...
+
+    def heartbeat(self, agent_id: str, instance_id: str) -> Heartbeat | None:
+        """The last sign of life of an instance."""
+        ...
+
+    def put_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """Replace the instance's last sign of life."""
+        ...
+
+    def interruption(self, agent_id: str, event_id: str) -> Interruption | None:
+        """One recorded signal."""
+        ...
+
+    def switch(self, agent_id: str, switch_id: str) -> Switch | None:
+        """One recorded promotion."""
+        ...
+
+    def commit(self, transaction: Transaction) -> None:
+        """Write all changes or none.
+
+        Raises:
+            ConditionFailed: A condition did not hold; nothing was written.
+            Throttled: Nothing was written; try again.
+            OutcomeUnknown: No answer came; read back.
+        """
+        ...
+
+
+class Fleet(Protocol):
+    """Agents and pools seen across agents; these reads may lag and never decide a failover."""
+
+    def agents_with_primary(self) -> tuple[Agent, ...]:
+        """Every agent that is not lost."""
+        ...
+
+    def pools_interrupted_since(self, pool_ids: Collection[str], since: datetime) -> frozenset[str]:
+        """Those of the pools that interrupted an instance of ours at or after `since`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """An instance that CreateFleet started."""
+
+    instance_id: str
+
+
+class Compute(Protocol):
+    """EC2."""
+
+    def states(self, instance_ids: Sequence[str]) -> Mapping[str, str]:
+        """State names by id (`pending`, `running`, `shutting-down`, `terminated`, `stopping`, `stopped`).
+
+        An instance that EC2 does not know is absent from the answer: that is no proof of death.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: EC2 did not answer.
+        """
+        ...
+
+    def subnets(self, subnet_ids: Sequence[str]) -> Mapping[str, str]:
+        """Subnet id by availability zone."""
+        ...
+
+    def prices(self, zones: Collection[str], instance_types: Sequence[str]) -> Mapping[str, Decimal]:
+        """Spot price in force, USD/hour, by pool id; pools without one are absent. Raises as `states`."""
+        ...
+
+    def launch(
+        self,
+        target: LaunchTarget,
+        *,
+        launch_template_id: str,
+        client_token: str,
+        user_data: str,
+        tags: Mapping[str, str],
+    ) -> Launched:
+        """Launch one instance by CreateFleet of type instant; the same client token gives the same instance.
+
+        Raises:
+            PoolUnavailable: No capacity or no quota in this pool.
+            LaunchRefused: No pool will do, for example a permission is missing.
+            Throttled: Try again with the same client token.
+        """
+        ...
+
+    def terminate(self, instance_id: str) -> None:
+        """Terminate an instance; terminating it again is no error."""
+        ...
+
+    def move_address(self, allocation_id: str, instance_id: str) -> None:
+        """Associate an Elastic IP with the instance's secondary private address (its only one, if it has no second).
+
+        Raises:
+            AddressNotMovable: The instance is pending, or EC2 throttles.
+        """
+        ...
+
+
+class Workflows(Protocol):
+    """Step Functions."""
+
+    def start_fail_over(self, name: str, payload: Mapping[str, Any]) -> None:
+        """Start the execution, or find it running; an execution of that name that already ended is left as it is."""
+        ...
+
+    def fail_over_state(self, name: str) -> Execution:
+        """What became of the execution."""
+        ...
+
+    def fail_over_arn(self, name: str) -> str:
+        """Where to look at the execution."""
+        ...
+
+    def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
+        """As `start_fail_over`."""
+        ...
+
+    def wake(self, task_token: str) -> None:
+        """Complete a waiting task; a token that was used or has timed out is a success."""
+        ...
+
+
+class Joining(Protocol):
+    """What a launched instance needs to join."""
+
+    def user_data(self, *, agent_id: str, replica_id: str, launch_number: int, now: datetime) -> str:
+        """User data with a one-time join token; the same for the same arguments, and only its hash is stored."""
+        ...
