@@ -1,0 +1,117 @@
+"""The only reader of the environment: what the deployment tells a function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from spot_optimizer.domain.writes import Table
+
+CLIENTS = "CLIENTS_TABLE"
+HEARTBEATS = "HEARTBEATS_TABLE"
+TABLE_SETTINGS: Mapping[Table, str] = {
+    Table.AGENTS: "AGENTS_TABLE",
+    Table.REPLICAS: "REPLICAS_TABLE",
+    Table.INSTANCES: "INSTANCES_TABLE",
+    Table.INTERRUPTIONS: "INTERRUPTIONS_TABLE",
+    Table.SWITCHES: "SWITCHES_TABLE",
+    Table.TOKENS: "TOKENS_TABLE",
+}
+DEFAULT_HEARTBEAT_TIMEOUT = timedelta(seconds=300)
+
+
+class SettingMissing(Exception):
+    """The deployment did not give this function a setting that it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the deployment tells a function. A function is given only the settings it uses; the others are never read."""
+
+    environment: Mapping[str, str]
+
+    @classmethod
+    def from_environment(cls) -> Config:
+        """Read the process's environment, once."""
+        return cls(dict(os.environ))
+
+    def _required(self, name: str) -> str:
+        value = self.environment.get(name, "")
+        if not value:
+            raise SettingMissing(f"{name} is not set; the stack that deploys this function must set it")
+        return value
+
+    def table(self, table: Table) -> str:
+        """Physical name of a table that conditional writes address."""
+        return self._required(TABLE_SETTINGS[table])
+
+    def tables_given(self) -> Mapping[Table, str]:
+        """Physical names of those tables that this function was given."""
+        return {
+            table: self.environment[setting]
+            for table, setting in TABLE_SETTINGS.items()
+            if self.environment.get(setting)
+        }
+
+    @property
+    def clients_table(self) -> str:
+        """Physical name of the clients' table."""
+        return self._required(CLIENTS)
+
+    @property
+    def heartbeats_table(self) -> str:
+        """Physical name of the heartbeats' table."""
+        return self._required(HEARTBEATS)
+
+    @property
+    def snapshots_bucket(self) -> str:
+        """Bucket for log tails and snapshots."""
+        return self._required("SNAPSHOTS_BUCKET")
+
+    @property
+    def fail_over_state_machine_arn(self) -> str:
+        """The failover workflow."""
+        return self._required("FAIL_OVER_STATE_MACHINE_ARN")
+
+    @property
+    def prepare_replica_state_machine_arn(self) -> str:
+        """The workflow that prepares a replica."""
+        return self._required("PREPARE_REPLICA_STATE_MACHINE_ARN")
+
+    @property
+    def fail_over_function(self) -> str:
+        """Name of the function that runs the failover's tasks; it also reconciles traffic."""
+        return self._required("FAIL_OVER_FUNCTION")
+
+    @property
+    def api_url_parameter(self) -> str:
+        """SSM parameter that holds the public URL of the API."""
+        return self._required("API_URL_PARAMETER")
+
+    @property
+    def identity_certificate_parameter(self) -> str:
+        """SSM parameter that holds the PEM certificates which sign instance identity documents in this region."""
+        return self._required("IDENTITY_CERTIFICATE_PARAMETER")
+
+    @property
+    def join_key_id(self) -> str:
+        """KMS key from which join tokens are derived."""
+        return self._required("JOIN_KEY_ID")
+
+    @property
+    def region(self) -> str:
+        """The region this function runs in; Lambda sets it."""
+        return self.environment.get("AWS_REGION") or self._required("AWS_DEFAULT_REGION")
+
+    @property
+    def stage(self) -> str:
+        """Which deployment this is, for people."""
+        return self.environment.get("STAGE") or "dev"
+
+    @property
+    def heartbeat_timeout(self) -> timedelta:
+        """Silence longer than this makes an agent `offline`."""
+        seconds = self.environment.get("HEARTBEAT_TIMEOUT")
+        return timedelta(seconds=float(seconds)) if seconds else DEFAULT_HEARTBEAT_TIMEOUT

@@ -1,0 +1,95 @@
+"""Joins ports to adapters. Everything is built on first use and kept for the life of the process, never at import."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from aws_lambda_powertools import Logger, Metrics
+
+from spot_optimizer.config import Config
+
+if TYPE_CHECKING:
+    from spot_optimizer.adapters.database import Database
+    from spot_optimizer.adapters.sessions import Clients
+    from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
+
+logger = Logger(service="spot-optimizer")
+metrics = Metrics(namespace="SpotOptimizer", service="spot-optimizer")
+
+
+def clock() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
+
+
+@lru_cache
+def settings() -> Config:
+    """What the deployment told this function."""
+    return Config.from_environment()
+
+
+@lru_cache
+def _clients() -> Clients:
+    from spot_optimizer.adapters.sessions import Clients
+
+    return Clients(settings().region)
+
+
+@lru_cache
+def _database() -> Database:
+    from spot_optimizer.adapters.database import Database
+
+    return Database(_clients())
+
+
+@lru_cache
+def records() -> Records:
+    """The tables a failover reads and writes."""
+    from spot_optimizer.adapters.records import DynamoRecords
+
+    config = settings()
+    return DynamoRecords(_database(), tables=config.tables_given(), heartbeats_table=config.heartbeats_table)
+
+
+@lru_cache
+def fleet() -> Fleet:
+    """Agents and pools across agents."""
+    from spot_optimizer.adapters.fleet import DynamoFleet
+    from spot_optimizer.domain.writes import Table
+
+    config = settings()
+    return DynamoFleet(
+        _database(), agents_table=config.table(Table.AGENTS), interruptions_table=config.table(Table.INTERRUPTIONS)
+    )
+
+
+@lru_cache
+def compute() -> Compute:
+    """EC2."""
+    from spot_optimizer.adapters.compute import Ec2Compute
+
+    return Ec2Compute(_clients())
+
+
+@lru_cache
+def workflows() -> Workflows:
+    """Step Functions."""
+    from spot_optimizer.adapters.workflows import StepFunctionsWorkflows
+
+    config = settings()
+    return StepFunctionsWorkflows(
+        _clients(),
+        fail_over_arn=lambda: config.fail_over_state_machine_arn,
+        prepare_replica_arn=lambda: config.prepare_replica_state_machine_arn,
+    )
+
+
+@lru_cache
+def joining() -> Joining:
+    """What a launched instance needs to join."""
+    from spot_optimizer.adapters.joining import KmsJoining
+
+    config = settings()
+    return KmsJoining(_clients(), records(), join_key_id=config.join_key_id, api_url_parameter=config.api_url_parameter)
