@@ -1,0 +1,280 @@
+"""The standby's side of the protocol: it grants the lease, and asks for promotion itself when it may.
+
+1. While it grants the lease, its primary may serve. It stops granting durably before it waits the lease out.
+2. It asks for promotion on one of three bases: the final generation of a frozen primary is durable here; the lease it stopped
+   granting has run out and the control plane has opened a handover to it; EC2 itself says that the primary is dead.
+3. It grants again only when the control plane shows a higher readiness number than any promotion of its could still use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from spot_optimizer.domain import lease
+from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.orders import HandoverView, Peer, Role
+from spot_optimizer.domain.primary import Primary, Workload
+from spot_optimizer.domain.protocol import (
+    Action,
+    AnswerLease,
+    Beat,
+    Commit,
+    CommitAnswered,
+    Disconnect,
+    EpochOver,
+    Event,
+    GenerationCommitted,
+    LeaseAsked,
+    LinkChanged,
+    Listen,
+    NoticeRead,
+    OrdersReceived,
+    Outcome,
+    Pace,
+    Remember,
+    ReportNotice,
+    ReportSilent,
+    Start,
+)
+from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.retired import Retired
+
+BEAT_AROUND_HANDOVER_SECONDS = 0.5
+BEAT_SECONDS = 5.0
+NOTICE_CHECK_SECONDS = 1.0
+NOTICE_REPEAT_SECONDS = 10.0
+SILENT_REPEAT_SECONDS = 2.0
+RETRY_UNKNOWN_SECONDS = 0.3
+RETRY_REFUSED_SECONDS = 1.0
+NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standby:
+    """What a standby knows.
+
+    Attributes:
+        status: The replica's state as the control plane last said it.
+        status_asked_at: When that was asked for.
+        granting: Whether it grants the lease; durable.
+        refused_at_readiness: No promotion of its can use a readiness above this; durable.
+        granted_at: When it last granted the lease; at the start of a process, that start, for an earlier process may have
+            granted a moment before.
+        heard_at: When the primary last asked.
+        generation: The last generation that is durable here, 0 for none.
+        final_for: The handover whose final generation is durable here.
+        commit_in_flight: A promotion was asked for and has not been answered.
+    """
+
+    epoch: int
+    replica_id: str
+    last_beat: int = 0
+    peer: Peer | None = None
+    status: ReplicaState | None = None
+    status_asked_at: float = NEVER
+    readiness: int = 0
+    granting: bool = True
+    refused_at_readiness: int = -1
+    granted_at: float = NEVER
+    heard_at: float | None = None
+    generation: int = 0
+    covered_until: str | None = None
+    final_for: str | None = None
+    final_readiness: int = 0
+    handover: HandoverView | None = None
+    commit_in_flight: bool = False
+    commit_after: float = NEVER
+    silent_sent_at: float = NEVER
+    noticed: bool = False
+    notice_deadline: str | None = None
+    notice_sent_at: float = NEVER
+    pace: Pace | None = None
+
+
+def decide(state: Standby, event: Event, now: float) -> tuple[Standby | Primary | Retired, tuple[Action, ...]]:
+    """Take one event; see `protocol`. Returns a `Primary` once the promotion is certain, `Retired` once it is over."""
+    turn = _Turn(state, now)
+    successor = turn.take(event)
+    if successor is not None:
+        return successor, tuple(turn.actions)
+    turn.settle()
+    return turn.state, tuple(turn.actions)
+
+
+class _Turn:
+    """One decision: the state as it changes, and the actions as they are found."""
+
+    def __init__(self, state: Standby, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.actions: list[Action] = []
+
+    def do(self, *actions: Action) -> None:
+        self.actions.extend(actions)
+
+    def put(self, **changes: object) -> None:
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]
+
+    # --- what an event changes ---
+
+    def take(self, event: Event) -> Primary | Retired | None:
+        match event:
+            case OrdersReceived():
+                return self._take_orders(event)
+            case EpochOver(current_epoch) if current_epoch > self.state.epoch:
+                # The promotion that ended the epoch may have been our own, with its answer lost: ask who we are now.
+                self.do(Remember(role=Role.RETIRED, epoch=current_epoch), Disconnect(), Beat())
+                return Retired(epoch=current_epoch, last_beat=self.state.last_beat, restore=self.state.generation > 0)
+            case CommitAnswered():
+                return self._take_commit_answer(event)
+            case LeaseAsked(request, epoch):
+                self._answer_lease(request, epoch)
+            case GenerationCommitted():
+                self._take_generation(event)
+            case LinkChanged(_, up):
+                # A connection counts as hearing from the primary; the loss of one does not: silence has its own clock.
+                if up and self.state.heard_at is not None:
+                    self.put(heard_at=self.now)
+            case NoticeRead(deadline):
+                self.put(notice_deadline=deadline)
+            case _:
+                pass
+        return None
+
+    def _take_orders(self, event: OrdersReceived) -> Primary | Retired | None:
+        orders = event.orders
+        if event.beat <= self.state.last_beat or orders.epoch < self.state.epoch:
+            return None
+        if orders.epoch > self.state.epoch or orders.role is Role.RETIRED:
+            self.do(Remember(role=Role.RETIRED, epoch=orders.epoch), Disconnect(), Beat())
+            return Retired(epoch=orders.epoch, last_beat=event.beat, restore=self.state.generation > 0)
+        self.put(last_beat=event.beat, noticed=orders.noticed, handover=orders.handover)
+        peer = orders.peer
+        if peer is None:
+            return None
+        self.put(status=peer.status, status_asked_at=event.sent_at, readiness=max(self.state.readiness, peer.readiness))
+        if self.state.peer is None or self.state.peer.certificate != peer.certificate:
+            self.do(Listen(peer))
+        self.put(peer=peer)
+        may_grant_again = peer.readiness > self.state.refused_at_readiness and not self.state.commit_in_flight
+        if not self.state.granting and may_grant_again:
+            # The row's number is past every promotion we asked for, or could ask for: none of them can succeed now.
+            self.put(granting=True, heard_at=None)
+            self.do(Remember(granting=True))
+        return None
+
+    def _answer_lease(self, request: int, epoch: int) -> None:
+        if epoch != self.state.epoch:
+            self.do(AnswerLease(request, granted=False, reason=f"this standby follows epoch {self.state.epoch}"))
+        elif not self.state.granting:
+            self.do(AnswerLease(request, granted=False, reason="this standby is asking for promotion"))
+        else:
+            self.put(granted_at=self.now, heard_at=self.now)
+            self.do(AnswerLease(request, granted=True, reason=""))
+
+    def _take_generation(self, event: GenerationCommitted) -> None:
+        if event.generation < self.state.generation:
+            return
+        self.put(generation=event.generation, covered_until=event.covered_until)
+        if event.final_for is not None:
+            self.put(final_for=event.final_for, final_readiness=event.readiness or 0, commit_after=NEVER)
+        else:
+            # The primary went on after its final generation: that handover was aborted.
+            self.put(final_for=None)
+
+    def _take_commit_answer(self, event: CommitAnswered) -> Primary | None:
+        match event.outcome:
+            case Outcome.DONE:
+                epoch = event.epoch if event.epoch is not None else self.state.epoch + 1
+                self.do(Remember(role=Role.PRIMARY, epoch=epoch), Disconnect(), Start(epoch, restore=True), Beat())
+                return Primary(
+                    epoch=epoch,
+                    confirmed=True,
+                    workload=Workload.STARTING,
+                    restore=True,
+                    last_beat=self.state.last_beat,
+                    noticed=True,
+                    generation=self.state.generation,
+                    notice_deadline=self.state.notice_deadline,
+                )
+            case Outcome.REFUSED:
+                self.put(commit_in_flight=False, commit_after=self.now + RETRY_REFUSED_SECONDS)
+                self.do(Beat())
+            case Outcome.UNKNOWN:
+                self.put(commit_in_flight=False, commit_after=self.now + RETRY_UNKNOWN_SECONDS)
+        return None
+
+    # --- what the state, as it is now, calls for ---
+
+    def settle(self) -> None:
+        self._report_notice()
+        self._suspect()
+        self._commit()
+        self._set_pace()
+
+    def _report_notice(self) -> None:
+        deadline = self.state.notice_deadline
+        if deadline is not None and self.now - self.state.notice_sent_at >= NOTICE_REPEAT_SECONDS:
+            self.put(notice_sent_at=self.now)
+            self.do(ReportNotice(deadline))
+
+    @property
+    def _silent_since(self) -> float | None:
+        """When the primary's silence became suspicious; None while it is heard, or was never heard."""
+        if self.state.heard_at is None or self.now - self.state.heard_at < lease.SILENCE_SECONDS:
+            return None
+        return self.state.heard_at + lease.SILENCE_SECONDS
+
+    def _suspect(self) -> None:
+        state, silent_since = self.state, self._silent_since
+        if silent_since is None or state.status is not ReplicaState.READY:
+            return
+        if state.granting and state.status_asked_at > silent_since:
+            # The control plane has confirmed, after the primary fell silent, that we are still ready.
+            self.put(granting=False, refused_at_readiness=max(state.refused_at_readiness, state.readiness))
+            self.do(Remember(granting=False, refused_at_readiness=self.state.refused_at_readiness))
+        if not self.state.granting and not self._handover_is_ours:
+            if self.now - state.silent_sent_at >= SILENT_REPEAT_SECONDS:
+                self.put(silent_sent_at=self.now)
+                self.do(ReportSilent())
+
+    @property
+    def _handover_is_ours(self) -> bool:
+        handover = self.state.handover
+        return (
+            handover is not None
+            and handover.state is HandoverState.OPEN
+            and handover.replica_id == self.state.replica_id
+        )
+
+    def _commit(self) -> None:
+        state = self.state
+        if state.commit_in_flight or self.now < state.commit_after or state.generation == 0:
+            return
+        handover = state.handover
+        if state.final_for is not None:
+            self._ask_for_promotion(state.final_for, Basis.FINAL_GENERATION, state.final_readiness)
+        elif handover is None or not self._handover_is_ours:
+            return
+        elif handover.primary_dead:
+            self._ask_for_promotion(handover.handover_id, Basis.PRIMARY_DEAD, state.readiness)
+        elif not state.granting and self.now >= lease.safe_after(state.granted_at):
+            self._ask_for_promotion(handover.handover_id, Basis.LEASE_EXPIRED, state.readiness)
+
+    def _ask_for_promotion(self, handover_id: str, basis: Basis, readiness: int) -> None:
+        refused_at = max(self.state.refused_at_readiness, readiness)
+        if refused_at != self.state.refused_at_readiness:
+            self.do(Remember(refused_at_readiness=refused_at))
+        self.put(commit_in_flight=True, refused_at_readiness=refused_at)
+        self.do(Commit(handover_id, basis, readiness, self.state.generation, self.state.covered_until))
+
+    def _set_pace(self) -> None:
+        state = self.state
+        around_handover = (
+            state.noticed or self._silent_since is not None or not state.granting or state.final_for is not None
+        )
+        pace = Pace(BEAT_AROUND_HANDOVER_SECONDS if around_handover else BEAT_SECONDS, NOTICE_CHECK_SECONDS)
+        if pace != state.pace:
+            self.put(pace=pace)
+            self.do(pace)
