@@ -1,7 +1,7 @@
 """The fence: ends the workload when its deadline passes, whatever else hangs, stops or dies.
 
-Each run of the workload is owned by a *keeper*, a process that does nothing but own it: the supervisor forks the keeper,
-the keeper starts the command in a process group of its own. The keeper ends the run when
+Each run of the workload is owned by a *keeper*, a process that does nothing but own it: the supervisor forks it, and it
+starts the command in a process group of its own. The keeper ends the run when
 
 * its deadline (CLOCK_BOOTTIME) passes: nobody renewed the right to serve,
 * its channel to the supervisor closes: the supervisor died,
@@ -10,7 +10,7 @@ the keeper starts the command in a process group of its own. The keeper ends the
 
 The keeper is the subreaper of everything the command starts, so a descendant that changed its group or session is found
 and killed as well. The supervisor holds the same deadline a moment later, so that a stopped keeper does not save the
-workload, and a killed keeper takes the command with it (PDEATHSIG). Nothing here needs a thread, a library or the agent.
+workload, and a killed keeper takes the command with it (PDEATHSIG). Nothing here needs a thread, a library or an agent.
 """
 
 import contextlib

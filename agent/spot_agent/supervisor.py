@@ -3,8 +3,8 @@
     python -m spot_agent.supervisor --config agent.env
 
 One process, one thread. It starts the agent and starts it again when it dies or hangs; the workload it starts only when
-the agent orders it, under an epoch, and it outlives the agent: whether it may is the fence's question alone. SIGTERM goes
-to the agent first, which leaves its role in good order; then the workload is stopped.
+the agent orders it, under an epoch, and it outlives the agent: whether it may is the fence's question alone. SIGTERM
+goes to the agent first, which leaves its role in good order; then the workload is stopped.
 """
 
 import argparse

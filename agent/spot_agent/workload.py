@@ -1,7 +1,7 @@
 """What agent and supervisor say to each other about the workload: one JSON object per line, over an inherited socket.
 
-The agent orders (`start`, `stop`, `fence`, `look`), the supervisor answers every order, and every change, with the whole
-status: an agent that was restarted asks once and knows what runs and under which epoch.
+The agent orders (`start`, `stop`, `fence`, `look`), the supervisor answers every order, and every change, with the
+whole status: an agent that was restarted asks once and knows what runs and under which epoch.
 """
 
 import contextlib

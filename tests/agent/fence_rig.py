@@ -45,6 +45,7 @@ signal.signal(signal.SIGTERM, leave)
 def carry(source, target):
     while data := source.recv(65536):
         target.sendall(data)
+    hook.kill()
     os._exit(0)
 threading.Thread(target=carry, args=(supervisor, test), daemon=True).start()
 thread = threading.Thread(target=carry, args=(test, supervisor), daemon=True)
