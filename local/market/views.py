@@ -28,6 +28,10 @@ class InstanceView:
     """Every live process of the instance, whatever its session."""
     disk: Path
     """The instance's own folder: its working directory, HOME and INSTANCE_DISK."""
+    log: Path
+    """What its boot program printed."""
+    metadata_endpoint: str
+    """The base URL of its instance metadata service."""
     launched_at: datetime
     reason: str
     """Why it ended, in EC2's words; empty while it lives."""

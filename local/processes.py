@@ -1,0 +1,95 @@
+"""What Linux knows about processes: who is alive, who descends from whom, and how to end a whole tree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """A pid together with its start time: a pid alone may belong to somebody else by now."""
+
+    pid: int
+    started: int
+    """Clock ticks since the machine booted, as /proc tells it."""
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessIdentity | None:
+        """Identify a live process; None when there is none (a zombie counts as none)."""
+        stat = _stat(pid)
+        if stat is None or stat[0] == "Z":
+            return None
+        return cls(pid, int(stat[19]))
+
+    def is_alive(self) -> bool:
+        """Whether this very process still runs."""
+        return ProcessIdentity.of(self.pid) == self
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal this very process, or nobody when it is gone."""
+        if self.is_alive():
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
+
+
+def descendants(root: int) -> list[int]:
+    """Every live process below `root`, whatever its session or process group."""
+    children: dict[int, list[int]] = {}
+    for pid in _pids():
+        stat = _stat(pid)
+        if stat is not None:
+            children.setdefault(int(stat[1]), []).append(pid)
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        waiting += below
+        found += below
+    return [pid for pid in found if (stat := _stat(pid)) is not None and stat[0] != "Z"]
+
+
+def carrying(variable: str, value: str) -> list[ProcessIdentity]:
+    """Every live process that was started with this environment variable, or inherited it."""
+    wanted = f"{variable}={value}".encode()
+    found = []
+    for pid in _pids():
+        try:
+            environment = (_PROC / str(pid) / "environ").read_bytes()
+        except OSError:
+            continue  # gone meanwhile, or somebody else's
+        if wanted in environment.split(b"\0") and (identity := ProcessIdentity.of(pid)) is not None:
+            found.append(identity)
+    return found
+
+
+def end_all(processes: Iterable[ProcessIdentity], *, within_seconds: float = 5.0) -> None:
+    """SIGKILL the given processes and wait until the last one is gone."""
+    remaining = [process for process in processes if process.is_alive()]
+    for process in remaining:
+        process.send(signal.SIGKILL)
+    deadline = time.monotonic() + within_seconds
+    while remaining and time.monotonic() < deadline:
+        time.sleep(0.005)
+        remaining = [process for process in remaining if process.is_alive()]
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry) for entry in os.listdir(_PROC) if entry.isdigit())
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on; the command's name may itself hold blanks and parentheses."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
