@@ -1,4 +1,4 @@
-"""What the agent must still know after it was killed: small, whole, and on the disk before anything is done because of it."""
+"""What the agent must still know after it was killed: small, whole, and on the disk before anything follows from it."""
 
 from __future__ import annotations
 

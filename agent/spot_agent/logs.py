@@ -1,5 +1,7 @@
-"""What the agent tells: one JSON object per line, on stderr and in a file whose tail outlives the instance; and what it
-could not tell the control plane yet."""
+"""What the agent tells, and what it could not tell yet.
+
+Records are one JSON object per line, on stderr and in a file whose tail outlives the instance.
+"""
 
 from __future__ import annotations
 
