@@ -20,7 +20,7 @@ class Rejected(SpotOptimizerError):
     """The call can not succeed as it is."""
 
 
-# --- transient -----------------------------------------------------------------------------------------------------------
+# --- transient ---
 
 
 class Throttled(Transient):
@@ -43,7 +43,7 @@ class ControlPlaneUnavailable(Transient):
     """A service that the control plane needs did not answer."""
 
 
-# --- rejected: what was asked for does not exist -------------------------------------------------------------------------
+# --- rejected: what was asked for does not exist ---
 
 
 class AgentUnknown(Rejected):
@@ -74,7 +74,7 @@ class TokenUnknown(Rejected):
     """No token with this id exists."""
 
 
-# --- rejected: who asks --------------------------------------------------------------------------------------------------
+# --- rejected: who asks ---
 
 
 class TokenInvalid(Rejected):
@@ -93,7 +93,7 @@ class JoinTokenSpent(Rejected):
     """The join token was redeemed before, with another registration key."""
 
 
-# --- rejected: fencing and state -----------------------------------------------------------------------------------------
+# --- rejected: fencing and state ---
 
 
 class ConditionFailed(Rejected):
@@ -170,7 +170,7 @@ class InvalidRequest(Rejected):
         self.expected = expected
 
 
-# --- rejected: launching -------------------------------------------------------------------------------------------------
+# --- rejected: launching ---
 
 
 class PoolUnavailable(Rejected):

@@ -61,8 +61,9 @@ class Agent:
         epoch: The fencing number; +1 per promotion, from 1.
         primary_instance_id: The one instance that may serve under `epoch`.
         active_replica_id: The one replica that is being prepared or is ready; none has been chosen otherwise.
-        claim_attempt: Number of the latest failover execution of this epoch, 0 when there was none.
-        claim_open: Whether that execution is still entitled to act.
+        claim_epoch: The epoch that the latest failover execution set out from; a promotion leaves the claim as it is.
+        claim_attempt: Number of that execution within its epoch, from 1; 0 when there was none.
+        claim_open: Whether that execution is still at work.
         claim_deadline: When AWS takes the primary back, if that is known.
         handover_id: The latest handover's id; it stays after the handover ended, so that its outcome can be read back.
         handover_readiness: The replica's readiness number that the handover was opened on.
@@ -92,6 +93,7 @@ class Agent:
     sync_interval_seconds: float = 1.0
     replica_count: int = 0
     active_replica_id: str | None = None
+    claim_epoch: int = 0
     claim_attempt: int = 0
     claim_open: bool = False
     claim_urgency: int = 0
@@ -189,7 +191,9 @@ class Switch:
     rpo_breached: bool = False
 
 
-def agent_status(agent: Agent, heartbeat: Heartbeat | None, *, now: datetime, heartbeat_timeout: timedelta) -> AgentStatus:
+def agent_status(
+    agent: Agent, heartbeat: Heartbeat | None, *, now: datetime, heartbeat_timeout: timedelta
+) -> AgentStatus:
     """Tell how an agent stands: `lost` over `failing-over` over `offline` over `online`.
 
     Args:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from spot_optimizer.domain.agents import Agent, Urgency
+from spot_optimizer.domain.agents import NOT_OPEN, Agent, Urgency
 from spot_optimizer.domain.signals import Signal, SignalType
-from spot_optimizer.domain.writes import AtMost, Change, Equals, Table, Transaction
+from spot_optimizer.domain.writes import AtMost, Change, Equals, Missing, OneOf, Table, Transaction
 
 
 class Execution(enum.StrEnum):
@@ -36,7 +36,7 @@ class Join:
     """An execution is on it: make sure that it runs, and raise its urgency if `raised` is not None."""
 
     attempt: int
-    raised: Transaction | None
+    raised: Transaction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,23 @@ def decide_claim(agent: Agent, signal: Signal, *, execution: Execution) -> Claim
         return Ignore(f"{signal.instance_id} is not the primary; {agent.primary_instance_id} is")
     if signal.type is SignalType.STATE_CHANGE and signal.state not in ("stopped", "terminated"):
         return Ignore(f"state '{signal.state}' does not prove a death")
-    if agent.claim_open and execution is not Execution.ENDED:
+    if claim_stands(agent) and execution is not Execution.ENDED:
         # An execution that is unknown was claimed by a trigger which has not started it yet, or died in between: the
         # caller starts it under the same name, which Step Functions makes idempotent.
         return Join(agent.claim_attempt, _raise(agent, signal) if signal.urgency > agent.claim_urgency else None)
-    return Retake(agent.claim_attempt + 1, _claim(agent, signal))
+    attempt = agent.claim_attempt + 1 if agent.claim_epoch == agent.epoch else 1
+    return Retake(attempt, _claim(agent, signal, attempt=attempt))
 
 
-def _claim(agent: Agent, signal: Signal) -> Transaction:
+def claim_stands(agent: Agent) -> bool:
+    """Whether an execution may be at work on the agent's present epoch.
+
+    A claim of an earlier epoch has already led to a promotion; it must not hold up the failover of the new primary.
+    """
+    return agent.claim_open and agent.claim_epoch == agent.epoch
+
+
+def _claim(agent: Agent, signal: Signal, *, attempt: int) -> Transaction:
     return Transaction(
         "claim",
         (
@@ -87,12 +96,14 @@ def _claim(agent: Agent, signal: Signal) -> Transaction:
                 only_if={
                     "epoch": Equals(agent.epoch),
                     "primary_instance_id": Equals(agent.primary_instance_id),
+                    "claim_epoch": Equals(agent.claim_epoch),
                     "claim_attempt": Equals(agent.claim_attempt),
                     "claim_open": Equals(agent.claim_open),
                     "lost": Equals(False),
                 },
                 put={
-                    "claim_attempt": agent.claim_attempt + 1,
+                    "claim_epoch": agent.epoch,
+                    "claim_attempt": attempt,
                     "claim_open": True,
                     "claim_urgency": int(signal.urgency),
                     "claim_signal": signal.type,
@@ -114,7 +125,7 @@ def _raise(agent: Agent, signal: Signal) -> Transaction:
                 (agent.agent_id,),
                 "urgency only rises",
                 only_if={
-                    "epoch": Equals(agent.epoch),
+                    "claim_epoch": Equals(agent.epoch),
                     "claim_attempt": Equals(agent.claim_attempt),
                     "claim_open": Equals(True),
                     "claim_urgency": AtMost(int(signal.urgency) - 1),
@@ -130,7 +141,7 @@ def _raise(agent: Agent, signal: Signal) -> Transaction:
     )
 
 
-def release(agent: Agent, *, attempt: int) -> Transaction:
+def release(agent: Agent, *, epoch: int, attempt: int) -> Transaction:
     """End the claim of an attempt, so that the next signal can start a new one."""
     return Transaction(
         "release claim",
@@ -140,7 +151,7 @@ def release(agent: Agent, *, attempt: int) -> Transaction:
                 (agent.agent_id,),
                 "only the own claim is released",
                 only_if={
-                    "epoch": Equals(agent.epoch),
+                    "claim_epoch": Equals(epoch),
                     "claim_attempt": Equals(attempt),
                     "claim_open": Equals(True),
                 },
@@ -153,3 +164,45 @@ def release(agent: Agent, *, attempt: int) -> Transaction:
 def is_emergency(urgency: int) -> bool:
     """Whether the primary is going, or gone, for certain."""
     return urgency >= Urgency.NOTICED
+
+
+def store_task_token(agent: Agent, *, epoch: int, attempt: int, token: str) -> Transaction:
+    """Leave the token that wakes the execution of an attempt; the caller then checks again what it waits for."""
+    return Transaction(
+        "store task token",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "only the claiming execution waits",
+                only_if={
+                    "claim_epoch": Equals(epoch),
+                    "claim_attempt": Equals(attempt),
+                    "claim_open": Equals(True),
+                },
+                put={"task_token": token},
+            ),
+        ),
+    )
+
+
+def give_up(agent: Agent, *, epoch: int, attempt: int) -> Transaction:
+    """Every copy is gone: nothing may be started in the agent's name any more."""
+    return Transaction(
+        "mark lost",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "an agent is lost only while no handover can still succeed",
+                only_if={
+                    "epoch": Equals(epoch),
+                    "claim_epoch": Equals(epoch),
+                    "claim_attempt": Equals(attempt),
+                    "handover_state": OneOf(NOT_OPEN),
+                    "active_replica_id": Missing(),
+                },
+                put={"lost": True, "claim_open": False, "task_token": None},
+            ),
+        ),
+    )

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole
 from spot_optimizer.domain.replicas import Replica, ReplicaState, instance_values
-from spot_optimizer.domain.writes import Change, Equals, Missing, OneOf, Table, Transaction
+from spot_optimizer.domain.writes import Below, Change, Condition, Equals, Missing, OneOf, Table, Transaction
 from spot_optimizer.errors import HandoverNotOpen, HandoverUnknown, PromotionUnproven, ReplicaNotReady, StaleEpoch
 
 SYNC_INTERVALS_PROMISED = 2
@@ -66,6 +66,7 @@ def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead:
                 only_if={
                     "epoch": Equals(agent.epoch),
                     "primary_instance_id": Equals(agent.primary_instance_id),
+                    "claim_epoch": Equals(agent.epoch),
                     "claim_attempt": Equals(attempt),
                     "claim_open": Equals(True),
                     "active_replica_id": Equals(replica.replica_id),
@@ -190,7 +191,7 @@ def promote(
             f"at readiness {readiness}"
         )
     lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, now=now)
-    agent_conditions = {
+    agent_conditions: dict[str, Condition] = {
         "epoch": Equals(agent.epoch),
         "primary_instance_id": Equals(agent.primary_instance_id),
         "handover_id": Equals(handover_id),
@@ -321,3 +322,19 @@ def agent_values(agent: Agent) -> dict[str, object]:
         for field in dataclasses.fields(agent)
         if field.name != "agent_id" and (value := getattr(agent, field.name)) is not None
     }
+
+
+def traffic_moved(agent: Agent) -> Transaction:
+    """Record that the traffic path points at the primary of this epoch; it never points back."""
+    return Transaction(
+        "traffic moved",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "traffic follows the epoch upwards",
+                only_if={"epoch": Equals(agent.epoch), "traffic_epoch": Below(agent.epoch)},
+                put={"traffic_epoch": agent.epoch},
+            ),
+        ),
+    )

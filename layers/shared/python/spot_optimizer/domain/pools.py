@@ -43,7 +43,9 @@ class Pool:
         """
         zone, _, instance_type = pool_id.partition(".")
         if not zone or instance_type.count(".") != 1 or not all(instance_type.split(".")):
-            raise ValueError(f"'{pool_id}' is not a pool id; expected zone.family.size, for example us-east-1a.m5.large")
+            raise ValueError(
+                f"'{pool_id}' is not a pool id; expected zone.family.size, for example us-east-1a.m5.large"
+            )
         return cls(zone, instance_type)
 
 

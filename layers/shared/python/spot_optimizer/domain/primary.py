@@ -444,9 +444,7 @@ class _Turn:
         too_far_behind = self.now - state.covered_until > (
             LAG_INTERVALS * state.sync_interval_seconds + LAG_GRACE_SECONDS
         )
-        unanswered = (
-            state.unanswered_since is not None and self.now - state.unanswered_since >= ASK_UNANSWERED_SECONDS
-        )
+        unanswered = state.unanswered_since is not None and self.now - state.unanswered_since >= ASK_UNANSWERED_SECONDS
         if not state.link_up or too_far_behind or unanswered:
             self.put(withdrawing=True)
         if self.state.withdrawing:

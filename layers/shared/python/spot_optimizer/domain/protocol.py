@@ -226,7 +226,8 @@ class Pace:
 @dataclass(frozen=True, slots=True)
 class Start:
     """Start the workload under this epoch, restoring the image first if `restore`; answers `WorkloadRunning` or
-    `WorkloadStopped`. A workload that already runs under this epoch is adopted."""
+    `WorkloadStopped`. A workload that already runs under this epoch is adopted.
+    """
 
     epoch: int
     restore: bool

@@ -72,9 +72,7 @@ def decide(state: Retired, event: Event, now: float) -> tuple[Retired | Primary 
                 return primary, tuple(actions)
             if orders.role is Role.STANDBY and orders.peer is not None:
                 actions += [Remember(role=Role.STANDBY, epoch=orders.epoch), Listen(orders.peer), Beat()]
-                standby = Standby(
-                    epoch=orders.epoch, replica_id=orders.peer.replica_id, last_beat=beat, granted_at=now
-                )
+                standby = Standby(epoch=orders.epoch, replica_id=orders.peer.replica_id, last_beat=beat, granted_at=now)
                 return standby, tuple(actions)
         case NoticeRead(deadline):
             state = replace(state, notice_deadline=deadline)

@@ -95,12 +95,19 @@ def from_eventbridge(event: Mapping[str, Any]) -> Signal:
             )
         case "EC2 Instance Rebalance Recommendation":
             return Signal(
-                instance_id=instance_id, type=SignalType.REBALANCE_RECOMMENDATION, at=at, reason="EventBridge: rebalance"
+                instance_id=instance_id,
+                type=SignalType.REBALANCE_RECOMMENDATION,
+                at=at,
+                reason="EventBridge: rebalance",
             )
         case "EC2 Instance State-change Notification":
             state = str(detail.get("state", ""))
             return Signal(
-                instance_id=instance_id, type=SignalType.STATE_CHANGE, at=at, state=state, reason=f"EventBridge: {state}"
+                instance_id=instance_id,
+                type=SignalType.STATE_CHANGE,
+                at=at,
+                state=state,
+                reason=f"EventBridge: {state}",
             )
     raise InvalidRequest(
         f"'{event.get('detail-type')}' is not a signal",

@@ -157,6 +157,9 @@ class _Turn:
         if self.state.peer is None or self.state.peer.certificate != peer.certificate:
             self.do(Listen(peer))
         self.put(peer=peer)
+        if peer.status is ReplicaState.READY and self.state.heard_at is None:
+            # Ready, and yet never asked by this process's primary: its silence counts from now.
+            self.put(heard_at=self.now)
         may_grant_again = peer.readiness > self.state.refused_at_readiness and not self.state.commit_in_flight
         if not self.state.granting and may_grant_again:
             # The row's number is past every promotion we asked for, or could ask for: none of them can succeed now.

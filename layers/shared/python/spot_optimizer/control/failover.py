@@ -1,0 +1,402 @@
+"""The tasks of the `fail_over` state machine: each reads rows, lets the domain decide, writes, and reads back.
+
+Every task is safe to run twice and at any later time: what it does is conditional on the claim of its attempt, on the epoch, or
+on both. Decisions that the machine branches on are returned under `decision`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from spot_optimizer.control import replication
+from spot_optimizer.control.plane import DEAD_STATES, Plane, active_replica, proven_dead
+from spot_optimizer.control.signals import record_once
+from spot_optimizer.domain import claims, handover
+from spot_optimizer.domain.agents import Agent, Interruption, TrafficAdapter, Urgency
+from spot_optimizer.domain.replicas import ReplicaState, ReplicaType
+from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
+from spot_optimizer.errors import (
+    AddressNotMovable,
+    ClaimLost,
+    ConditionFailed,
+    HandoverFailed,
+    NoStandbyObtainable,
+    NotServingYet,
+    OutcomeUnknown,
+    ReplicaNotReady,
+    Transient,
+)
+
+TRIES = 4
+LAUNCHES_PER_ATTEMPT = 3
+HANDOVERS_PER_EPOCH = 5
+HANDOVER_PATIENCE = timedelta(seconds=15)
+"""An open handover between two living instances is given so long; then it is aborted, and its primary thaws."""
+
+PROOF_PATIENCE = timedelta(seconds=60)
+"""With the primary proven dead there is nothing to thaw: the standby is given longer."""
+
+SERVE_PATIENCE = timedelta(seconds=120)
+"""So long may the promoted workload take to pass its first health check."""
+
+DEADLINE_GRACE = timedelta(seconds=5)
+
+
+def _current(plane: Plane, agent_id: str, epoch: int, attempt: int) -> Agent:
+    """Read the agent; refuse to go on for an attempt whose claim is not its own any more."""
+    agent = plane.records.agent(agent_id)
+    if agent.claim_epoch != epoch or agent.claim_attempt != attempt or not agent.claim_open:
+        raise ClaimLost(
+            f"attempt {attempt} at epoch {epoch} does not hold the claim of {agent_id} any more; attempt "
+            f"{agent.claim_attempt} at epoch {agent.claim_epoch} does"
+        )
+    return agent
+
+
+def _promoted(agent: Agent, epoch: int) -> bool:
+    return agent.epoch > epoch
+
+
+def record_interruption(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Keep a record of the signal that the claim was made for."""
+    agent = _current(plane, agent_id, epoch, attempt)
+    signal_type = agent.claim_signal or SignalType.OPERATOR
+    event_id = f"{agent.primary_instance_id}#{signal_type}"
+    if not _promoted(agent, epoch):
+        record_once(
+            plane,
+            Interruption(
+                agent_id=agent_id,
+                event_id=event_id,
+                instance_id=agent.primary_instance_id,
+                pool_id=agent.primary_pool_id,
+                signal_type=signal_type,
+                detected_at=agent.claim_signal_at or plane.clock(),
+                termination_time=agent.claim_deadline,
+                response_action="fail-over",
+                epoch=epoch,
+            ),
+        )
+    return {"event_id": event_id, "signal_type": signal_type}
+
+
+def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Decide where to go from here.
+
+    Returns:
+        `decision`: `promoted` (a promotion has happened), `await_serving` (a handover is open), `hand_over` (the replica can
+        take over), `await_ready` (it is being prepared), `launch` (there is none), or `lost` (every copy is gone).
+
+    Raises:
+        ClaimLost: Another attempt is at work.
+        NoStandbyObtainable: The replacements that this attempt may launch have all failed.
+        HandoverFailed: Too many handovers were aborted, or a planned one can not go on.
+    """
+    agent = _current(plane, agent_id, epoch, attempt)
+    if _promoted(agent, epoch):
+        return {"decision": "promoted", "replica_id": agent.handover_replica_id}
+    if agent.handover_open:
+        return {"decision": "await_serving", "replica_id": agent.handover_replica_id}
+    planned = not claims.is_emergency(agent.claim_urgency)
+    if agent.handover_count >= (1 if planned and attempt == 1 else HANDOVERS_PER_EPOCH):
+        raise HandoverFailed(f"{agent.handover_count} handover(s) of epoch {epoch} were aborted; the primary serves on")
+    primary_dead = _is_primary_dead(plane, agent)
+    replica = active_replica(plane, agent)
+    if replica is None:
+        if primary_dead:
+            return {"decision": "lost", "replica_id": None}
+        if planned:
+            raise HandoverFailed("a planned handover needs a replica, and none is active; create one first")
+        launched = [r for r in plane.records.replicas(agent_id) if r.created_by == _creator(epoch, attempt)]
+        if len(launched) >= LAUNCHES_PER_ATTEMPT:
+            raise NoStandbyObtainable(f"{len(launched)} replacements were launched by this attempt, and all failed")
+        return {"decision": "launch", "replica_id": None}
+    if handover.may_take_over(replica, primary_dead=primary_dead):
+        return {"decision": "hand_over", "replica_id": replica.replica_id, "primary_dead": primary_dead}
+    if primary_dead and replica.generation == 0:
+        # What the replica has begun to receive is no copy, and the source of the rest is gone.
+        replication.end_replica(
+            plane,
+            agent_id,
+            replica.replica_id,
+            state=ReplicaState.FAILED,
+            reason="the primary died before the first generation was complete",
+        )
+        return {"decision": "lost", "replica_id": None}
+    if planned:
+        raise HandoverFailed(f"replica {replica.replica_id} is '{replica.status}'; a planned handover needs it ready")
+    return {"decision": "await_ready", "replica_id": replica.replica_id}
+
+
+def launch_replacement(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Launch a replacement, whatever the toggles say: an emergency bypasses them."""
+    _current(plane, agent_id, epoch, attempt)
+    replica = replication.create_replica(
+        plane, agent_id, type=ReplicaType.AUTOMATIC_TERMINATION, created_by=_creator(epoch, attempt)
+    )
+    return {"replica_id": replica.replica_id}
+
+
+def await_ready(plane: Plane, agent_id: str, epoch: int, attempt: int, *, task_token: str) -> None:
+    """Leave the token for whoever makes the replica ready, or ends it; then look whether that has happened already."""
+    agent = _store_token(plane, agent_id, epoch, attempt, task_token)
+    replica = active_replica(plane, agent)
+    if agent.handover_open or _promoted(agent, epoch) or replica is None or replica.status is ReplicaState.READY:
+        plane.workflows.wake(task_token)
+
+
+def open_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Open the handover; from here on the primary freezes, and the standby promotes itself.
+
+    Raises:
+        ReplicaNotReady: The replica can not take over any more: select again.
+    """
+    for _ in range(TRIES):
+        agent = _current(plane, agent_id, epoch, attempt)
+        if _promoted(agent, epoch) or agent.handover_open:
+            return {"handover_id": agent.handover_id, "replica_id": agent.handover_replica_id}
+        replica = active_replica(plane, agent)
+        if replica is None:
+            raise ReplicaNotReady("the replica has ended; select another")
+        opening = handover.open_handover(
+            agent, replica, attempt=attempt, primary_dead=_is_primary_dead(plane, agent), now=plane.clock()
+        )
+        try:
+            plane.records.commit(opening)
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+        return {"handover_id": handover.handover_id_for(agent), "replica_id": replica.replica_id}
+    raise OutcomeUnknown(f"agent {agent_id} kept changing while a handover was being opened")
+
+
+def await_serving(plane: Plane, agent_id: str, epoch: int, attempt: int, *, task_token: str) -> None:
+    """Leave the token for the promoted instance's first serving heartbeat; then look whether that has come already."""
+    agent = _store_token(plane, agent_id, epoch, attempt, task_token)
+    if _serves(plane, agent, epoch) or (not _promoted(agent, epoch) and not agent.handover_open):
+        plane.workflows.wake(task_token)
+
+
+def assess_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Look where a handover stands, and move it on if one of its parties is dead.
+
+    Returns:
+        `decision`: `serving`, `wait`, or `select` (it was aborted: select again).
+
+    Raises:
+        HandoverFailed: The promoted instance died, or does not come to serve.
+    """
+    agent = _current(plane, agent_id, epoch, attempt)
+    if _promoted(agent, epoch):
+        return {"decision": _assess_promoted(plane, agent, epoch)}
+    if not agent.handover_open or agent.handover_id is None or agent.handover_replica_id is None:
+        return {"decision": "select"}
+    replica = plane.records.replica(agent_id, agent.handover_replica_id)
+    parties = [agent.primary_instance_id, *([replica.instance_id] if replica.instance_id else [])]
+    dead = proven_dead(plane, *parties)
+    if replica.instance_id in dead:
+        replication.end_replica(
+            plane,
+            agent_id,
+            replica.replica_id,
+            state=ReplicaState.FAILED,
+            reason=f"its instance {replica.instance_id} died during the handover",
+        )
+        return {"decision": "select"}
+    if agent.primary_instance_id in dead and not agent.handover_primary_dead:
+        _commit_or_leave(plane, handover.prove_primary_dead(agent))
+        return {"decision": "wait"}
+    opened_at = agent.handover_opened_at or plane.clock()
+    patience = PROOF_PATIENCE if agent.handover_primary_dead else HANDOVER_PATIENCE
+    if plane.clock() - opened_at > patience:
+        _commit_or_leave(plane, handover.abort(agent, handover_id=agent.handover_id))
+        return {"decision": "select"}
+    return {"decision": "wait"}
+
+
+def switch_traffic(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Move the traffic path to the primary of the highest epoch there is."""
+    moved = move_traffic(plane, agent_id)
+    return {"moved": moved}
+
+
+def confirm_serving(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Make sure that the promoted instance serves, now that traffic reaches it.
+
+    Raises:
+        NotServingYet: Not yet; ask again.
+    """
+    agent = plane.records.agent(agent_id)
+    if agent.epoch == epoch + 1 and not _serves(plane, agent, epoch):
+        raise NotServingYet(f"{agent.primary_instance_id} has not reported a passed health check under {agent.epoch}")
+    return {"epoch": agent.epoch, "instance_id": agent.primary_instance_id}
+
+
+def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Write down what the failover achieved, and release the claim."""
+    agent = plane.records.agent(agent_id)
+    switch = plane.records.switch(agent_id, handover.switch_id_for(epoch + 1))
+    heartbeat = None if switch is None else plane.records.heartbeat(agent_id, switch.to_instance_id)
+    now = plane.clock()
+    served_at = now if heartbeat is None else min(heartbeat.at, now)
+    summary: dict[str, Any] = {"epoch_before": epoch, "epoch_after": agent.epoch}
+    if switch is not None:
+        took_ms = _milliseconds(agent.claim_signal_at, now)
+        _commit_or_leave(
+            plane,
+            Transaction(
+                "record switch",
+                (
+                    Change(
+                        Table.SWITCHES,
+                        (agent_id, switch.switch_id),
+                        "served once",
+                        only_if={"switch_id": Present(), "served_at": Missing()},
+                        put={"served_at": served_at},
+                    ),
+                ),
+            ),
+        )
+        _conclude_interruption(
+            plane, agent, epoch, {"failover_completed": True, "failover_time_ms": took_ms, "failure": None}
+        )
+        summary |= {
+            "from_instance_id": switch.from_instance_id,
+            "to_instance_id": switch.to_instance_id,
+            "basis": switch.basis,
+            "rpo_seconds": switch.rpo_seconds,
+            "rpo_breached": switch.rpo_breached,
+            "failover_time_ms": took_ms,
+        }
+    _commit_or_leave(plane, claims.release(agent, epoch=epoch, attempt=attempt))
+    return summary
+
+
+def abort_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Abort what this attempt left open, so that the primary thaws. A promotion that came first stands."""
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        mine = agent.claim_epoch == epoch and agent.claim_attempt == attempt
+        if agent.epoch != epoch or not agent.handover_open or not mine or agent.handover_id is None:
+            return {"handover_state": agent.handover_state, "epoch": agent.epoch}
+        if agent.handover_primary_dead:
+            # Nothing would thaw; the standby may still commit, and the next attempt adopts the handover.
+            return {"handover_state": agent.handover_state, "epoch": agent.epoch}
+        try:
+            plane.records.commit(handover.abort(agent, handover_id=agent.handover_id))
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+    raise OutcomeUnknown(f"agent {agent_id} kept changing while its handover was being aborted")
+
+
+def record_failure(plane: Plane, agent_id: str, epoch: int, attempt: int, *, cause: str) -> dict[str, Any]:
+    """Write down why the attempt failed, and release its claim, so that the next signal starts the next attempt."""
+    agent = plane.records.agent(agent_id)
+    mine = agent.claim_epoch == epoch and agent.claim_attempt == attempt
+    if mine and not _promoted(agent, epoch):
+        _conclude_interruption(plane, agent, epoch, {"failure": cause[:1000]})
+    _commit_or_leave(plane, claims.release(agent, epoch=epoch, attempt=attempt))
+    return {"cause": cause[:1000], "epoch": agent.epoch}
+
+
+def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+    """Every copy of the state is gone: say so, and let nothing start on empty state."""
+    agent = _current(plane, agent_id, epoch, attempt)
+    if not _promoted(agent, epoch):
+        _conclude_interruption(plane, agent, epoch, {"failure": "every copy of the state is gone"})
+        plane.records.commit(claims.give_up(agent, epoch=epoch, attempt=attempt))
+    return {"lost": not _promoted(agent, epoch)}
+
+
+def move_traffic(plane: Plane, agent_id: str) -> bool:
+    """Point the traffic path at the primary of the highest epoch; read the row again after each move.
+
+    A mover that was overtaken by a later promotion sees the later epoch when it reads again, and repairs what it did.
+
+    Raises:
+        AddressNotMovable: Not now; try again.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        if agent.traffic_epoch >= agent.epoch:
+            return False
+        if agent.traffic_adapter is TrafficAdapter.EIP and agent.traffic_target is not None:
+            plane.compute.move_address(agent.traffic_target, agent.primary_instance_id)
+        try:
+            plane.records.commit(handover.traffic_moved(agent))
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+        return True
+    raise AddressNotMovable(f"the epoch of {agent_id} kept changing while its traffic was being moved")
+
+
+def _assess_promoted(plane: Plane, agent: Agent, epoch: int) -> str:
+    if _serves(plane, agent, epoch):
+        return "serving"
+    if proven_dead(plane, agent.primary_instance_id):
+        raise HandoverFailed(
+            f"{agent.primary_instance_id} was promoted to epoch {agent.epoch} and died before it served"
+        )
+    promoted_at = agent.last_failover_at or plane.clock()
+    if plane.clock() - promoted_at > SERVE_PATIENCE:
+        raise HandoverFailed(
+            f"{agent.primary_instance_id} was promoted to epoch {agent.epoch} and does not come to serve"
+        )
+    return "wait"
+
+
+def _serves(plane: Plane, agent: Agent, epoch: int) -> bool:
+    if not _promoted(agent, epoch):
+        return False
+    heartbeat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
+    return heartbeat is not None and heartbeat.serving and heartbeat.epoch == agent.epoch
+
+
+def _is_primary_dead(plane: Plane, agent: Agent) -> bool:
+    """Ask EC2, but only where the signals leave it open: a notice that has time left needs no such call."""
+    overdue = agent.claim_deadline is not None and plane.clock() > agent.claim_deadline + DEADLINE_GRACE
+    if agent.claim_urgency < Urgency.DEAD and not overdue:
+        return False
+    return plane.compute.states([agent.primary_instance_id]).get(agent.primary_instance_id) in DEAD_STATES
+
+
+def _store_token(plane: Plane, agent_id: str, epoch: int, attempt: int, task_token: str) -> Agent:
+    agent = _current(plane, agent_id, epoch, attempt)
+    try:
+        plane.records.commit(claims.store_task_token(agent, epoch=epoch, attempt=attempt, token=task_token))
+    except ConditionFailed:
+        _current(plane, agent_id, epoch, attempt)
+        raise
+    return plane.records.agent(agent_id)
+
+
+def _creator(epoch: int, attempt: int) -> str:
+    return f"fail-over:{epoch}-{attempt}"
+
+
+def _conclude_interruption(plane: Plane, agent: Agent, epoch: int, values: dict[str, Any]) -> None:
+    switch = plane.records.switch(agent.agent_id, handover.switch_id_for(epoch + 1))
+    instance_id = switch.from_instance_id if switch is not None else agent.primary_instance_id
+    signal_type = agent.claim_signal or SignalType.OPERATOR
+    replica = {"replica_id": agent.handover_replica_id} if agent.handover_replica_id else {}
+    change = Change(
+        Table.INTERRUPTIONS,
+        (agent.agent_id, f"{instance_id}#{signal_type}"),
+        "concluded once, by success",
+        only_if={"event_id": Present(), "failover_completed": Equals(False)},
+        put={**values, **replica},
+    )
+    _commit_or_leave(plane, Transaction("conclude interruption", (change,)))
+
+
+def _commit_or_leave(plane: Plane, transaction: Transaction) -> None:
+    """Commit what may as well have been done, or overtaken, by somebody else."""
+    try:
+        plane.records.commit(transaction)
+    except (ConditionFailed, Transient):
+        return
+
+
+def _milliseconds(since: datetime | None, now: datetime) -> int | None:
+    return None if since is None else int((now - since) / timedelta(milliseconds=1))

@@ -1,0 +1,205 @@
+"""The tasks of the `prepare_replica` state machine: from a row that says `launching` to a standby that is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from spot_optimizer.control import replication
+from spot_optimizer.control.plane import Plane
+from spot_optimizer.domain import pools, replicas
+from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.pools import LaunchTarget, Lifecycle, Pool
+from spot_optimizer.domain.replicas import Replica, ReplicaState
+from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.errors import (
+    ConditionFailed,
+    NoPoolQualifies,
+    OutcomeUnknown,
+    PoolUnavailable,
+    ReplicaFailed,
+    Transient,
+)
+
+COOLDOWN = timedelta(hours=1)
+"""A pool that interrupted an instance of ours is tried late for so long."""
+
+LAUNCHED = "launched"
+ASKED = "asked"
+
+
+def select_pool(plane: Plane, agent_id: str, replica_id: str) -> dict[str, Any]:
+    """Choose where to launch next: the first target, in order, that this replica has not tried.
+
+    Returns:
+        `number` of the attempt, `pool_id`, `lifecycle`, `subnet_id`. A repeated call repeats an attempt whose outcome is not
+        known, so that it is asked for again under the same client token.
+
+    Raises:
+        NoPoolQualifies: Everything was tried, on-demand too.
+        ReplicaFailed: The replica was ended meanwhile.
+    """
+    agent = plane.records.agent(agent_id)
+    replica = _living(plane, agent_id, replica_id)
+    subnets = plane.compute.subnets(agent.subnet_ids)
+    asked = [attempt for attempt in replica.attempts if attempt["outcome"] in (ASKED, LAUNCHED)]
+    if asked:
+        pool = Pool.parse(asked[-1]["pool_id"])
+        return _choice(
+            replica.launch_number,
+            LaunchTarget(pool, Lifecycle(asked[-1]["lifecycle"]), subnets[pool.availability_zone]),
+        )
+    tried = {(attempt["pool_id"], attempt["lifecycle"]) for attempt in replica.attempts}
+    for target in _order(plane, agent, replica, subnets):
+        if (target.pool.pool_id, target.lifecycle) not in tried:
+            return _choice(replica.launch_number + 1, target)
+    raise NoPoolQualifies(
+        f"all {len(tried)} ways to launch replica {replica_id} were tried: "
+        + ", ".join(f"{attempt['pool_id']} {attempt['outcome']}" for attempt in replica.attempts)
+    )
+
+
+def launch_instance(
+    plane: Plane, agent_id: str, replica_id: str, *, number: int, pool_id: str, lifecycle: str, subnet_id: str
+) -> dict[str, Any]:
+    """Launch one instance; the attempt is persisted first, and a retry of it repeats the same request.
+
+    Raises:
+        PoolUnavailable: No capacity or no quota; recorded. Select the next pool.
+        LaunchRefused: No pool will do.
+        ReplicaFailed: The replica was ended meanwhile; what was launched is terminated.
+    """
+    agent = plane.records.agent(agent_id)
+    replica = _living(plane, agent_id, replica_id)
+    if replica.status is not ReplicaState.LAUNCHING:
+        return {"instance_id": replica.instance_id}
+    if replica.launch_number < number:
+        _commit(plane, replicas.begin_launch(replica, number=number, pool_id=pool_id, lifecycle=lifecycle))
+        replica = _living(plane, agent_id, replica_id)
+    target = LaunchTarget(Pool.parse(pool_id), Lifecycle(lifecycle), subnet_id)
+    user_data = plane.joining.user_data(
+        agent_id=agent_id, replica_id=replica_id, launch_number=number, now=replica.created_at
+    )
+    try:
+        launched = plane.compute.launch(
+            target,
+            launch_template_id=agent.launch_template_id,
+            client_token=f"{replica_id}-{number}",
+            user_data=user_data,
+            tags={
+                "spot-optimizer:agent": agent_id,
+                "spot-optimizer:replica": replica_id,
+                "spot-optimizer:client": agent.client_id,
+            },
+        )
+    except PoolUnavailable as refusal:
+        _commit(plane, replicas.end_launch(replica, outcome=str(refusal)[:200], instance_id=None))
+        raise
+    _commit(plane, replicas.end_launch(replica, outcome=LAUNCHED, instance_id=launched.instance_id))
+    after = plane.records.replica(agent_id, replica_id)
+    if not after.active and after.status is not ReplicaState.PROMOTED:
+        plane.compute.terminate(launched.instance_id)
+        raise ReplicaFailed(f"replica {replica_id} was ended while it was launched; its instance is terminated")
+    return {"instance_id": launched.instance_id}
+
+
+def await_agent(plane: Plane, agent_id: str, replica_id: str, *, task_token: str) -> None:
+    """Leave the token for the agent's registration; then look whether it has come already."""
+    replica = _store_token(plane, agent_id, replica_id, task_token)
+    if replica.status is not ReplicaState.LAUNCHING:
+        plane.workflows.wake(task_token)
+
+
+def await_sync(plane: Plane, agent_id: str, replica_id: str, *, task_token: str) -> None:
+    """Leave the token for the report that the replica is ready; then look whether it has come already."""
+    replica = _store_token(plane, agent_id, replica_id, task_token)
+    if replica.status not in (ReplicaState.LAUNCHING, ReplicaState.SYNCING):
+        plane.workflows.wake(task_token)
+
+
+def confirm_ready(plane: Plane, agent_id: str, replica_id: str) -> dict[str, Any]:
+    """Look what became of the replica.
+
+    Returns:
+        `decision`: `ready`, or `wait` while it syncs.
+
+    Raises:
+        ReplicaFailed: It has ended.
+    """
+    replica = plane.records.replica(agent_id, replica_id)
+    if replica.status in (ReplicaState.READY, ReplicaState.PROMOTED):
+        return {"decision": "ready", "instance_id": replica.instance_id}
+    if not replica.active:
+        raise ReplicaFailed(f"replica {replica_id} is '{replica.status}': {replica.failure}")
+    if replica.instance_id is not None:
+        states = plane.compute.states([replica.instance_id])
+        if states.get(replica.instance_id) in ("terminated", "stopped"):
+            raise ReplicaFailed(f"instance {replica.instance_id} of replica {replica_id} died before it was ready")
+    return {"decision": "wait", "instance_id": replica.instance_id}
+
+
+def fail_replica(plane: Plane, agent_id: str, replica_id: str, *, cause: str) -> dict[str, Any]:
+    """End a replica that could not be prepared, and let go of its instance."""
+    replica = replication.end_replica(plane, agent_id, replica_id, state=ReplicaState.FAILED, reason=cause[:1000])
+    return {"status": replica.status, "cause": cause[:1000]}
+
+
+def _order(plane: Plane, agent: Agent, replica: Replica, subnets: Mapping[str, str]) -> tuple[LaunchTarget, ...]:
+    if replica.requested_pool_id is not None:
+        pool = Pool.parse(replica.requested_pool_id)
+        subnet_id = subnets.get(pool.availability_zone)
+        if subnet_id is None:
+            raise NoPoolQualifies(
+                f"pool {pool.pool_id} is asked for, and the agent has no subnet in {pool.availability_zone}; it has "
+                f"{sorted(subnets)}"
+            )
+        return (LaunchTarget(pool, Lifecycle.SPOT, subnet_id),)
+    pool_ids = [Pool(zone, kind).pool_id for zone in subnets for kind in agent.instance_types]
+    # Prices and cooldowns only order the pools: without them, the agent's own order of preference stands in.
+    prices: Mapping[str, Decimal] = {}
+    cooling: frozenset[str] = frozenset()
+    try:
+        prices = plane.compute.prices(tuple(subnets), agent.instance_types)
+        cooling = plane.fleet.pools_interrupted_since(pool_ids, plane.clock() - COOLDOWN)
+    except Transient:
+        pass
+    return pools.launch_order(
+        subnets,
+        agent.instance_types,
+        prices=prices,
+        primary_pool_id=agent.primary_pool_id,
+        cooling_pool_ids=cooling,
+        excluded_zones=replica.exclude_zones,
+    )
+
+
+def _choice(number: int, target: LaunchTarget) -> dict[str, Any]:
+    return {
+        "number": number,
+        "pool_id": target.pool.pool_id,
+        "lifecycle": target.lifecycle,
+        "subnet_id": target.subnet_id,
+    }
+
+
+def _living(plane: Plane, agent_id: str, replica_id: str) -> Replica:
+    replica = plane.records.replica(agent_id, replica_id)
+    if not replica.active:
+        raise ReplicaFailed(f"replica {replica_id} is '{replica.status}': {replica.failure}")
+    return replica
+
+
+def _store_token(plane: Plane, agent_id: str, replica_id: str, task_token: str) -> Replica:
+    replica = plane.records.replica(agent_id, replica_id)
+    plane.records.commit(replicas.store_task_token(replica, task_token))
+    return plane.records.replica(agent_id, replica_id)
+
+
+def _commit(plane: Plane, transaction: Transaction) -> None:
+    """Commit a step of a launch; that it was done before, or overtaken by the agent's own joining, is found on the row."""
+    try:
+        plane.records.commit(transaction)
+    except (ConditionFailed, OutcomeUnknown):
+        return

@@ -1,0 +1,350 @@
+"""Replicas and handovers as agents and operators drive them: create, ready, unready, commit, abort, end."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from spot_optimizer.control.plane import Plane, active_replica
+from spot_optimizer.domain import handover, replicas
+from spot_optimizer.domain.agents import Agent, HandoverState
+from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.errors import (
+    AgentLost,
+    ConditionFailed,
+    HandoverInProgress,
+    HandoverNotOpen,
+    HandoverUnknown,
+    OutcomeUnknown,
+    ReplicaAlreadyActive,
+    ReplicaNotReady,
+    ReplicaUnknown,
+    StaleEpoch,
+    ToggledOff,
+)
+
+TRIES = 4
+"""How often a write is decided anew on fresh rows before the caller is told that the outcome is unknown."""
+
+
+def create_replica(
+    plane: Plane,
+    agent_id: str,
+    *,
+    type: ReplicaType,
+    created_by: str,
+    purpose: str | None = None,
+    pool_id: str | None = None,
+    exclude_zones: tuple[str, ...] = (),
+) -> Replica:
+    """Create a replica and start to prepare it; the same purpose in the same epoch gives the same replica.
+
+    Without a purpose, the number of replicas made so far stands in: triggers that come at the same time make one replica.
+    Emergencies are given the replica that is active already, whoever made it; an operator is refused instead.
+
+    Raises:
+        AgentUnknown: No such agent.
+        AgentLost: Nothing may be started for it.
+        ToggledOff: An operator asks, and the agent's configuration forbids manual replicas.
+        ReplicaAlreadyActive: An operator asks, and a replica is active.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        if agent.lost:
+            raise AgentLost(f"agent {agent_id} is lost: every copy of its state is gone; register a new agent")
+        if type is ReplicaType.MANUAL and not agent.manual_replica:
+            raise ToggledOff("manual_replica is off for this agent; expected it on; switch it on in the configuration")
+        replica_id = replicas.replica_id_for(agent_id, epoch=agent.epoch, purpose=purpose or f"#{agent.replica_count}")
+        active = active_replica(plane, agent)
+        if active is not None:
+            if active.replica_id != replica_id and type is ReplicaType.MANUAL:
+                raise ReplicaAlreadyActive(
+                    f"replica {active.replica_id} is '{active.status}'; one is active at a time; terminate it first"
+                )
+            _start_preparing(plane, active)
+            return active
+        replica = Replica(
+            agent_id=agent_id,
+            replica_id=replica_id,
+            type=type,
+            status=ReplicaState.LAUNCHING,
+            epoch=agent.epoch,
+            created_by=created_by,
+            created_at=plane.clock(),
+            requested_pool_id=pool_id,
+            exclude_zones=exclude_zones,
+        )
+        try:
+            plane.records.commit(replicas.create(agent, replica))
+        except (ConditionFailed, OutcomeUnknown):
+            existing = _find(plane, agent_id, replica_id)
+            if existing is not None and not existing.active:
+                return existing
+            continue
+        _start_preparing(plane, replica)
+        return replica
+    raise OutcomeUnknown(f"agent {agent_id} changed while a replica was being created; try again")
+
+
+def report_ready(
+    plane: Plane,
+    agent_id: str,
+    replica_id: str,
+    *,
+    instance_id: str,
+    epoch: int,
+    readiness: int,
+    lag_seconds: float,
+    covered_until: datetime,
+) -> Replica:
+    """The primary reports the replica ready. Repeating the same report is no error.
+
+    Raises:
+        StaleEpoch: The caller is not the primary of the present epoch.
+        ReplicaNotReady: The replica is at its end, or the report is older than one that came in before.
+    """
+    for _ in range(TRIES):
+        agent = _agent_of_primary(plane, agent_id, instance_id=instance_id, epoch=epoch)
+        replica = plane.records.replica(agent_id, replica_id)
+        if replica.status is ReplicaState.READY and replica.readiness == readiness:
+            wake_all(plane, agent, replica)
+            return replica
+        if replica.status is not ReplicaState.SYNCING or replica.readiness >= readiness:
+            raise ReplicaNotReady(
+                f"replica {replica_id} is '{replica.status}' at readiness {replica.readiness}; expected 'syncing' below "
+                f"{readiness}"
+            )
+        change = replicas.report_ready(
+            agent,
+            replica,
+            readiness=readiness,
+            lag_seconds=lag_seconds,
+            covered_until=covered_until,
+            now=plane.clock(),
+        )
+        try:
+            plane.records.commit(change)
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+    raise OutcomeUnknown(f"replica {replica_id} kept changing; report again")
+
+
+def report_unready(
+    plane: Plane, agent_id: str, replica_id: str, *, instance_id: str, epoch: int, readiness: int
+) -> Replica:
+    """The primary takes readiness back. Done, too, where the replica's life is over: it can not become ready again.
+
+    Raises:
+        StaleEpoch: The replica was promoted first, or the caller is not the primary.
+        ReplicaNotReady: A report with a higher number came in before.
+    """
+    for _ in range(TRIES):
+        agent = _agent_of_primary(plane, agent_id, instance_id=instance_id, epoch=epoch)
+        replica = plane.records.replica(agent_id, replica_id)
+        if replica.status in (ReplicaState.FAILED, ReplicaState.TERMINATED):
+            return replica
+        if replica.status is ReplicaState.SYNCING and replica.readiness == readiness:
+            wake_all(plane, agent, replica)
+            return replica
+        if replica.readiness > readiness or replica.status is ReplicaState.LAUNCHING:
+            raise ReplicaNotReady(
+                f"replica {replica_id} is '{replica.status}' at readiness {replica.readiness}; {readiness} is older; read the "
+                f"present number from the heartbeat's answer"
+            )
+        try:
+            plane.records.commit(replicas.report_unready(agent, replica, readiness=readiness))
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+    raise OutcomeUnknown(f"replica {replica_id} kept changing; report again")
+
+
+def report_progress(
+    plane: Plane,
+    agent_id: str,
+    replica_id: str,
+    *,
+    epoch: int,
+    generation: int,
+    sync_percent: float,
+    lag_seconds: float | None,
+    covered_until: datetime | None,
+) -> Replica:
+    """Record how far the standby is; changes no state.
+
+    Raises:
+        StaleEpoch: The reporter follows an epoch that is over.
+    """
+    agent = plane.records.agent(agent_id)
+    if agent.epoch != epoch:
+        raise _stale(epoch, agent)
+    replica = plane.records.replica(agent_id, replica_id)
+    if not replica.active or replica.status is ReplicaState.LAUNCHING:
+        raise ReplicaNotReady(f"replica {replica_id} is '{replica.status}'; progress belongs to one that syncs")
+    plane.records.commit(
+        replicas.record_sync(
+            replica,
+            generation=max(generation, replica.generation),
+            sync_percent=sync_percent,
+            lag_seconds=lag_seconds,
+            covered_until=covered_until,
+        )
+    )
+    if replica.generation == 0 and generation > 0:
+        wake_all(plane, agent, replica)
+    return plane.records.replica(agent_id, replica_id)
+
+
+def commit_handover(
+    plane: Plane,
+    agent_id: str,
+    handover_id: str,
+    *,
+    instance_id: str,
+    epoch: int,
+    basis: Basis,
+    readiness: int,
+    covered_until: datetime | None,
+) -> Agent:
+    """Promote the standby that asks. Asking again after success gives the same answer.
+
+    Returns:
+        The agent at its new epoch.
+
+    Raises:
+        StaleEpoch: Another promotion ended the epoch.
+        HandoverUnknown: The handover is not this agent's, or not to this instance.
+        HandoverNotOpen: It was aborted.
+        ReplicaNotReady: Readiness was taken back.
+        PromotionUnproven: `primary-dead` without proof.
+        OutcomeUnknown: Ask again.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        if agent.epoch == epoch + 1 and handover.committed_by(agent, handover_id=handover_id, instance_id=instance_id):
+            return agent
+        if agent.epoch != epoch:
+            raise _stale(epoch, agent)
+        if agent.handover_id != handover_id or agent.handover_replica_id is None:
+            raise HandoverUnknown(f"'{handover_id}' is not the agent's handover; expected '{agent.handover_id}'")
+        replica = plane.records.replica(agent_id, agent.handover_replica_id)
+        if replica.instance_id != instance_id:
+            raise HandoverUnknown(f"handover {handover_id} is not to instance {instance_id}")
+        promotion = handover.promote(
+            agent,
+            replica,
+            handover_id=handover_id,
+            instance_id=instance_id,
+            pool_id=plane.records.instance(instance_id).pool_id,
+            basis=basis,
+            readiness=readiness,
+            covered_until=covered_until,
+            now=plane.clock(),
+        )
+        try:
+            plane.records.commit(promotion)
+        except (ConditionFailed, OutcomeUnknown):
+            # Read back: whether it took effect, and if not, why, the fresh rows tell.
+            continue
+    raise OutcomeUnknown(f"the promotion under handover {handover_id} has no known outcome yet; ask again")
+
+
+def abort_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: int) -> Agent:
+    """Abort a handover. Aborting it again is no error; a committed one is.
+
+    Raises:
+        StaleEpoch: It was committed: the epoch is over.
+        HandoverUnknown: The agent's handover is another one.
+        HandoverNotOpen: It ended otherwise.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        if agent.epoch != epoch:
+            raise _stale(epoch, agent)
+        if agent.handover_id != handover_id:
+            raise HandoverUnknown(f"'{handover_id}' is not the agent's handover; expected '{agent.handover_id}'")
+        if agent.handover_state is HandoverState.ABORTED:
+            if agent.task_token is not None:
+                plane.workflows.wake(agent.task_token)
+            return agent
+        if agent.handover_state is not HandoverState.OPEN:
+            raise HandoverNotOpen(f"handover {handover_id} is '{agent.handover_state}'")
+        try:
+            plane.records.commit(handover.abort(agent, handover_id=handover_id))
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+    raise OutcomeUnknown(f"handover {handover_id} kept changing; ask again")
+
+
+def end_replica(plane: Plane, agent_id: str, replica_id: str, *, state: ReplicaState, reason: str) -> Replica:
+    """End a replica and let go of its instance. Competes with its promotion; a promoted replica is left alone.
+
+    The row is ended first and the instance terminated after, so that a crash in between leaves an instance to clean up and
+    never a row that promises one.
+
+    Raises:
+        HandoverInProgress: The state is `terminated` (somebody asked) and a handover to it is open.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        replica = plane.records.replica(agent_id, replica_id)
+        if replica.status is ReplicaState.PROMOTED:
+            return replica
+        if not replica.active:
+            if replica.instance_id is not None:
+                plane.compute.terminate(replica.instance_id)
+            return replica
+        if agent.handover_open and agent.handover_replica_id == replica_id and agent.handover_id is not None:
+            if state is ReplicaState.TERMINATED:
+                raise HandoverInProgress(f"a handover to replica {replica_id} is under way; wait until it has ended")
+            try:
+                plane.records.commit(handover.abort(agent, handover_id=agent.handover_id))
+            except (ConditionFailed, OutcomeUnknown):
+                continue
+            agent = plane.records.agent(agent_id)
+        ending = replicas.end(
+            agent_id,
+            replica,
+            state=state,
+            reason=reason,
+            clear_active=agent.active_replica_id == replica_id,
+            now=plane.clock(),
+        )
+        try:
+            plane.records.commit(ending)
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+        wake_all(plane, agent, replica)
+    raise OutcomeUnknown(f"replica {replica_id} kept changing; try again")
+
+
+def wake_all(plane: Plane, agent: Agent, replica: Replica) -> None:
+    """Wake whoever waits on this agent or this replica; to be called after the state was written."""
+    for token in (agent.task_token, replica.task_token):
+        if token is not None:
+            plane.workflows.wake(token)
+
+
+def _start_preparing(plane: Plane, replica: Replica) -> None:
+    plane.workflows.start_prepare_replica(
+        replica.replica_id, {"agent_id": replica.agent_id, "replica_id": replica.replica_id}
+    )
+
+
+def _find(plane: Plane, agent_id: str, replica_id: str) -> Replica | None:
+    try:
+        return plane.records.replica(agent_id, replica_id)
+    except ReplicaUnknown:
+        return None
+
+
+def _agent_of_primary(plane: Plane, agent_id: str, *, instance_id: str, epoch: int) -> Agent:
+    agent = plane.records.agent(agent_id)
+    if agent.epoch != epoch or agent.primary_instance_id != instance_id:
+        raise _stale(epoch, agent)
+    return agent
+
+
+def _stale(epoch: int, agent: Agent) -> StaleEpoch:
+    return StaleEpoch(
+        f"epoch {epoch} is over; the agent is at {agent.epoch}: stop the workload", current_epoch=agent.epoch
+    )

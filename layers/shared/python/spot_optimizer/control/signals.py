@@ -1,0 +1,288 @@
+"""The one starter: every trigger of a failover ends here, whoever saw the signal and however often it is delivered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from spot_optimizer.control import replication
+from spot_optimizer.control.plane import DEAD_STATES, Plane
+from spot_optimizer.domain import claims
+from spot_optimizer.domain.agents import Agent, HandoverState, Heartbeat, Interruption
+from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
+from spot_optimizer.errors import ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
+
+TRIES = 6
+SILENT_AFTER = timedelta(seconds=60)
+"""The sweep asks EC2 about a primary that has been silent for so long; agents say something at least every 30 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a signal led to.
+
+    Attributes:
+        execution: Name of the failover execution that is on it; None where none is needed.
+        attempt: Its number within the epoch.
+        replica_id: The replica that is being prepared because of it.
+        reason: Why nothing, or what, was started.
+    """
+
+    execution: str | None = None
+    attempt: int | None = None
+    replica_id: str | None = None
+    reason: str = ""
+
+    def as_payload(self) -> dict[str, Any]:
+        """The form that state machines and the API show."""
+        return {
+            "execution": self.execution,
+            "attempt": self.attempt,
+            "replica_id": self.replica_id,
+            "reason": self.reason,
+        }
+
+
+def note_signal(plane: Plane, signal: Signal) -> Started:
+    """Act on a signal about any instance; one that is not ours, or not at work, is ignored with the reason."""
+    try:
+        instance = plane.records.instance(signal.instance_id)
+    except InstanceUnknown:
+        return Started(reason=f"{signal.instance_id} carries no agent of ours")
+    agent = plane.records.agent(instance.agent_id)
+    if signal.instance_id == agent.primary_instance_id:
+        if signal.type is SignalType.REBALANCE_RECOMMENDATION:
+            return prepare_for_risk(plane, agent, signal)
+        return start_fail_over(plane, agent.agent_id, signal)
+    if instance.replica_id is not None:
+        return _note_standby_signal(plane, agent, instance.replica_id, signal)
+    return Started(reason=f"{signal.instance_id} is '{instance.role}'")
+
+
+def start_fail_over(plane: Plane, agent_id: str, signal: Signal) -> Started:
+    """Claim the agent and start its failover, or join the one that runs.
+
+    Raises:
+        AgentUnknown: No such agent.
+        OutcomeUnknown: The agent's row kept changing; signal again.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        execution = Execution.UNKNOWN
+        if claims.claim_stands(agent):
+            execution = plane.workflows.fail_over_state(_name(agent, agent.claim_attempt))
+        decision = claims.decide_claim(agent, signal, execution=execution)
+        match decision:
+            case Ignore(reason):
+                return Started(reason=reason)
+            case Join(attempt, raised):
+                if raised is not None and not _try(plane, raised):
+                    continue
+                if execution is Execution.UNKNOWN:
+                    _start(plane, agent, attempt)
+                if raised is not None and agent.task_token is not None:
+                    plane.workflows.wake(agent.task_token)
+                return Started(_name(agent, attempt), attempt, reason="joined the failover that runs")
+            case Retake(attempt, claim):
+                if not _try(plane, claim):
+                    continue
+                _start(plane, agent, attempt)
+                return Started(_name(agent, attempt), attempt, reason=f"started on {signal.type}")
+    raise OutcomeUnknown(f"agent {agent_id} kept changing while a failover was being started; signal again")
+
+
+def prepare_for_risk(plane: Plane, agent: Agent, signal: Signal) -> Started:
+    """A rebalance recommendation pre-warms a standby; it never cuts over.
+
+    The recommendation is no forecast: of the interruptions in one field sample, two in five came without one.
+    """
+    record(plane, agent, signal, response_action="prepare-replica")
+    replica = replication.create_replica(
+        plane, agent.agent_id, type=ReplicaType.AUTOMATIC_REBALANCE, created_by=f"signal:{signal.type}"
+    )
+    return Started(replica_id=replica.replica_id, reason=f"replica is '{replica.status}'")
+
+
+def record(plane: Plane, agent: Agent, signal: Signal, *, response_action: str) -> None:
+    """Keep a record of a signal, once; that it can not be kept now holds up nothing."""
+    record_once(
+        plane,
+        Interruption(
+            agent_id=agent.agent_id,
+            event_id=signal.event_id,
+            instance_id=signal.instance_id,
+            pool_id=agent.primary_pool_id,
+            signal_type=signal.type,
+            detected_at=signal.at,
+            termination_time=signal.deadline,
+            response_action=response_action,
+            epoch=agent.epoch,
+        ),
+    )
+
+
+def record_once(plane: Plane, interruption: Interruption) -> None:
+    """Write an interruption record unless it exists."""
+    change = Change(
+        Table.INTERRUPTIONS,
+        (interruption.agent_id, interruption.event_id),
+        "one record per instance and signal",
+        only_if={"event_id": Missing()},
+        put={
+            "instance_id": interruption.instance_id,
+            "pool_id": interruption.pool_id,
+            "signal_type": interruption.signal_type,
+            "detected_at": interruption.detected_at,
+            "termination_time": interruption.termination_time,
+            "response_action": interruption.response_action,
+            "epoch": interruption.epoch,
+            "failover_completed": False,
+        },
+    )
+    try:
+        plane.records.commit(Transaction("record interruption", (change,)))
+    except (ConditionFailed, Transient):
+        return
+
+
+def wake_if_serving(plane: Plane, agent: Agent, heartbeat: Heartbeat) -> None:
+    """Wake the failover that waits for the promoted instance, once that says that it serves.
+
+    To be called after the heartbeat was written, with the agent read after that: so that whichever of the two, the waiting
+    execution's last check or this call, comes second sees the other's write.
+    """
+    promoted = agent.handover_state is HandoverState.COMMITTED and heartbeat.instance_id == agent.primary_instance_id
+    if promoted and heartbeat.serving and heartbeat.epoch == agent.epoch and agent.task_token is not None:
+        plane.workflows.wake(agent.task_token)
+
+
+def sweep(plane: Plane) -> Mapping[str, int]:
+    """Look after agents that nobody signals for: silent primaries, claims whose execution died, traffic left behind.
+
+    Silence alone proves nothing; EC2 is asked, and only its word starts a failover.
+
+    Returns:
+        How many agents were looked at, were silent, and were acted upon.
+    """
+    now = plane.clock()
+    looked = silent = acted = 0
+    for listed in plane.fleet.agents_with_primary():
+        looked += 1
+        heartbeat = plane.records.heartbeat(listed.agent_id, listed.primary_instance_id)
+        last_sign = heartbeat.at if heartbeat is not None else listed.registered_at
+        is_silent = now - last_sign > SILENT_AFTER
+        silent += is_silent
+        if not is_silent and not listed.claim_open and listed.traffic_epoch == listed.epoch:
+            continue
+        agent = plane.records.agent(listed.agent_id)
+        acted += _look_after(plane, agent, is_silent=is_silent)
+    return {"agents": looked, "silent": silent, "acted_upon": acted}
+
+
+def reconcile_traffic(plane: Plane, agent_id: str) -> bool:
+    """Point the traffic path at the agent's primary if it does not; True when it was moved."""
+    from spot_optimizer.control.failover import move_traffic
+
+    agent = plane.records.agent(agent_id)
+    if agent.claim_open or agent.lost:
+        return False
+    return move_traffic(plane, agent_id)
+
+
+def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
+    if agent.lost:
+        return False
+    now = plane.clock()
+    if is_silent:
+        state = plane.compute.states([agent.primary_instance_id]).get(agent.primary_instance_id, "")
+        if state in DEAD_STATES:
+            signal = Signal(
+                instance_id=agent.primary_instance_id,
+                type=SignalType.STATE_CHANGE,
+                at=now,
+                state=state,
+                reason="sweep: silent, and EC2 says so",
+            )
+            return start_fail_over(plane, agent.agent_id, signal).execution is not None
+    if claims.claim_stands(agent):
+        name = _name(agent, agent.claim_attempt)
+        if plane.workflows.fail_over_state(name) is not Execution.RUNNING and agent.claim_signal is not None:
+            signal = Signal(
+                instance_id=agent.primary_instance_id,
+                type=SignalType(agent.claim_signal),
+                at=agent.claim_signal_at or now,
+                deadline=agent.claim_deadline,
+                state="terminated" if agent.claim_signal == SignalType.STATE_CHANGE else None,
+                reason="sweep: the claim's execution does not run",
+            )
+            return start_fail_over(plane, agent.agent_id, signal).execution is not None
+        return False
+    if agent.traffic_epoch < agent.epoch and not agent.claim_open:
+        heartbeat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
+        if heartbeat is not None and heartbeat.serving and heartbeat.epoch == agent.epoch:
+            return reconcile_traffic(plane, agent.agent_id)
+    return False
+
+
+def _note_standby_signal(plane: Plane, agent: Agent, replica_id: str, signal: Signal) -> Started:
+    try:
+        replica = plane.records.replica(agent.agent_id, replica_id)
+    except ReplicaUnknown:
+        return Started(reason=f"replica {replica_id} is gone")
+    if not replica.active:
+        return Started(reason=f"replica {replica_id} is '{replica.status}'")
+    _record_for_standby(plane, agent, replica, signal)
+    if signal.type is SignalType.STATE_CHANGE and signal.state in DEAD_STATES:
+        replication.end_replica(
+            plane,
+            agent.agent_id,
+            replica_id,
+            state=ReplicaState.FAILED,
+            reason=f"its instance {signal.instance_id} is {signal.state}",
+        )
+        return Started(replica_id=replica_id, reason="the standby is dead; the replica has failed")
+    return Started(replica_id=replica_id, reason=f"noted for the standby: {signal.type}")
+
+
+def _record_for_standby(plane: Plane, agent: Agent, replica: Replica, signal: Signal) -> None:
+    if signal.type is SignalType.STATE_CHANGE and signal.state not in DEAD_STATES:
+        return
+    record_once(
+        plane,
+        Interruption(
+            agent_id=agent.agent_id,
+            event_id=signal.event_id,
+            instance_id=signal.instance_id,
+            pool_id=replica.pool_id or "",
+            signal_type=signal.type,
+            detected_at=signal.at,
+            termination_time=signal.deadline,
+            response_action="note-standby",
+            replica_id=replica.replica_id,
+            epoch=agent.epoch,
+        ),
+    )
+
+
+def _start(plane: Plane, agent: Agent, attempt: int) -> None:
+    # The input is made of the claim's key alone, so that whoever starts the execution starts it with the same input.
+    payload = {"agent_id": agent.agent_id, "epoch": agent.epoch, "attempt": attempt}
+    plane.workflows.start_fail_over(_name(agent, attempt), payload)
+
+
+def _name(agent: Agent, attempt: int) -> str:
+    return claims.execution_name(agent.agent_id, epoch=agent.epoch, attempt=attempt)
+
+
+def _try(plane: Plane, transaction: Transaction) -> bool:
+    """Commit, or say that fresh rows have to be looked at."""
+    try:
+        plane.records.commit(transaction)
+    except (ConditionFailed, OutcomeUnknown):
+        return False
+    return True
