@@ -27,7 +27,7 @@ class HookOutcome:
     """How a hook ended.
 
     Attributes:
-        code: Exit status, negative for a signal; None if it was killed because its time was up.
+        code: Exit status, negative for a signal; None if it was killed because its time was up, or it was cancelled.
         seconds: How long it took.
         output: The end of what it wrote, to either stream.
     """
@@ -65,6 +65,30 @@ def workload_environment(
     }
 
 
+class Cancellation:
+    """Something that was begun is no longer wanted: whoever does it can wait for that beside other descriptors."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def fileno(self) -> int:
+        """Readable from the cancellation on."""
+        return self._descriptor
+
+    def cancel(self) -> None:
+        """Say so."""
+        os.eventfd_write(self._descriptor, 1)
+
+    def wait(self, timeout_seconds: float = 0.0) -> bool:
+        """Whether it was cancelled, or is within this time."""
+        waiting = select.poll()
+        waiting.register(self, select.POLLIN)
+        return bool(waiting.poll(timeout_seconds * 1000))
+
+
 class HookRunner:
     """Runs hooks, several at a time, and can end all of them at once."""
 
@@ -74,7 +98,14 @@ class HookRunner:
         self._closed = False
 
     def run(
-        self, name: str, command: str, *, environment: Mapping[str, str], timeout_seconds: float, quiet: bool = False
+        self,
+        name: str,
+        command: str,
+        *,
+        environment: Mapping[str, str],
+        timeout_seconds: float,
+        cancellation: Cancellation | None = None,
+        quiet: bool = False,
     ) -> HookOutcome:
         """Run a hook to its end.
 
@@ -83,6 +114,7 @@ class HookRunner:
             command: For `/bin/sh -c`.
             environment: All of its environment.
             timeout_seconds: After which its whole process group is killed.
+            cancellation: On which it is killed at once.
             quiet: Log only below the level that is shown by default; for hooks that are repeated.
 
         Returns:
@@ -90,13 +122,13 @@ class HookRunner:
         """
         started = time.monotonic()
         with tempfile.TemporaryFile() as output:
-            code = self._run(command, environment, timeout_seconds, output)
+            code = self._run(command, environment, timeout_seconds, output, cancellation)
             outcome = HookOutcome(name, code, time.monotonic() - started, _end_of(output))
         details = {"hook": name, "code": code, "seconds": round(outcome.seconds, 3), "output": outcome.output}
         if outcome.succeeded:
             log.log(logging.DEBUG if quiet else logging.INFO, "hook done", extra=details)
         elif code is None:
-            log.error("hook took longer than %.1f s and was killed", timeout_seconds, extra=details)
+            log.error("hook was killed: not wanted any more, or not done in %.1f s", timeout_seconds, extra=details)
         else:
             log.log(logging.DEBUG if quiet else logging.ERROR, "hook failed", extra=details)
         return outcome
@@ -109,7 +141,12 @@ class HookRunner:
                 _kill_group(process)
 
     def _run(
-        self, command: str, environment: Mapping[str, str], timeout_seconds: float, output: IO[bytes]
+        self,
+        command: str,
+        environment: Mapping[str, str],
+        timeout_seconds: float,
+        output: IO[bytes],
+        cancellation: Cancellation | None,
     ) -> int | None:
         with self._lock:
             if self._closed:
@@ -123,7 +160,7 @@ class HookRunner:
                 process_group=0,
             )
             self._running.add(process)
-        ended = _ended(process.pid, timeout_seconds)
+        ended = _ended(process.pid, timeout_seconds, cancellation)
         with self._lock:
             self._running.discard(process)
             _kill_group(process)  # what a hook leaves running belongs to nobody
@@ -131,13 +168,15 @@ class HookRunner:
         return code if ended else None
 
 
-def _ended(pid: int, timeout_seconds: float) -> bool:
+def _ended(pid: int, timeout_seconds: float, cancellation: Cancellation | None) -> bool:
     """Wait for a process; `Popen.wait` with a timeout would notice up to 50 ms late."""
     descriptor = os.pidfd_open(pid)
     try:
         waiting = select.poll()
         waiting.register(descriptor, select.POLLIN)
-        return bool(waiting.poll(timeout_seconds * 1000))
+        if cancellation is not None:
+            waiting.register(cancellation, select.POLLIN)
+        return descriptor in dict(waiting.poll(timeout_seconds * 1000))
     finally:
         os.close(descriptor)
 

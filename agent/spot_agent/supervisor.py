@@ -36,11 +36,13 @@ from spot_agent.workload import (
     SUPERVISOR_DESCRIPTOR,
     LookAtWorkload,
     MoveFence,
+    Order,
     StartWorkload,
     StopWorkload,
     WorkloadStatus,
     decode_order,
     encode_status,
+    name_of,
 )
 
 CANNOT_BE_CONFIGURED: Final = 78
@@ -178,13 +180,20 @@ class Supervisor:
         self._agent_silent_at = boot_clock() + _AGENT_SILENCE_SECONDS
         *lines, self._agent_received = (self._agent_received + received).split(b"\n")
         for line in lines:
-            self._tell_agent(refusal=self._obey(line))
+            try:
+                order = decode_order(line)
+            except (LookupError, TypeError, ValueError):  # an agent of another version; its workload must not die of it
+                self._tell_agent(answers="unknown", refusal=f"not understood: {line[:80]!r}")
+            else:
+                self._tell_agent(answers=name_of(order), refusal=self._obey(order))
 
-    def _tell_agent(self, refusal: str | None = None) -> None:
+    def _tell_agent(self, *, answers: str | None = None, refusal: str | None = None) -> None:
         if self._agent_channel is not None:
             # A stopped agent must not stop the supervisor: what does not fit into its buffer is not waited for.
             with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
-                self._agent_channel.send(encode_status(replace(self._status, refusal=refusal)), socket.MSG_DONTWAIT)
+                self._agent_channel.send(
+                    encode_status(replace(self._status, answers=answers, refusal=refusal)), socket.MSG_DONTWAIT
+                )
 
     def _agent_died(self, code: int) -> None:
         now = boot_clock()
@@ -208,12 +217,8 @@ class Supervisor:
 
     # -- the workload
 
-    def _obey(self, line: bytes) -> str | None:
+    def _obey(self, order: Order) -> str | None:
         """Carry out an order; the refusal, if it is refused."""
-        try:
-            order = decode_order(line)
-        except (LookupError, TypeError, ValueError):  # an agent of another version; its workload must not die of it
-            return f"not understood: {line[:80]!r}"
         match order:
             case StartWorkload() as start:
                 return self._start_workload(start)

@@ -27,7 +27,8 @@ class WorkloadStatus:
         deadline: When the running workload is killed (CLOCK_BOOTTIME); None: never.
         ended: How the last run ended; None while one runs and before the first.
         code: Exit status of the last run's command, negative for a signal, None if unknown.
-        refusal: Why the order that this answers was not obeyed; None if it was.
+        answers: Which order this answers; None when it tells of a change.
+        refusal: Why that order was not obeyed; None if it was.
     """
 
     running: bool
@@ -35,6 +36,7 @@ class WorkloadStatus:
     deadline: float | None = None
     ended: EndReason | None = None
     code: int | None = None
+    answers: str | None = None
     refusal: str | None = None
 
 
@@ -78,9 +80,14 @@ _ORDERS: Final[Mapping[str, Callable[..., Order]]] = {
 _NAMES: Final[Mapping[Any, str]] = {kind: name for name, kind in _ORDERS.items()}
 
 
+def name_of(order: Order) -> str:
+    """What the order is called on the wire."""
+    return _NAMES[type(order)]
+
+
 def encode_order(order: Order) -> bytes:
     """One line that `decode_order` reads."""
-    return _line({"order": _NAMES[type(order)], **asdict(order)})
+    return _line({"order": name_of(order), **asdict(order)})
 
 
 def decode_order(line: bytes) -> Order:

@@ -104,8 +104,11 @@ class FenceRig:
         return self._lines.readline()
 
     def order(self, order: Order) -> WorkloadStatus:
+        """Send an order and hear its answer; what was told before it is passed over."""
         self.send(order)
-        return self.hear()
+        while (status := self.hear()).answers is None:
+            pass
+        return status
 
     def send(self, order: Order) -> None:
         self._agent.sendall(encode_order(order))

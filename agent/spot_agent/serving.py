@@ -1,0 +1,335 @@
+"""Carries out what the protocol wants of the workload: by hooks, and by the supervisor that owns its processes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from spot_agent.hooks import Cancellation, HookRunner
+from spot_agent.settings import Hooks
+from spot_agent.workload import (
+    LookAtWorkload,
+    MoveFence,
+    Order,
+    StartWorkload,
+    StopWorkload,
+    WorkloadStatus,
+    name_of,
+)
+from spot_optimizer.domain.protocol import Event, WorkloadFrozen, WorkloadRunning, WorkloadStopped
+from spot_optimizer.errors import SpotOptimizerError
+
+log = logging.getLogger(__name__)
+
+_HEALTH_PAUSE_SECONDS: Final = 0.02
+_HEALTH_WATCH_SECONDS: Final = 5.0
+_STOP_GRACE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    name: str
+    perform: Callable[[Cancellation], None]
+    cancellation: Cancellation
+
+
+class Serving:
+    """The workload as the protocol sees it. Calls return at once; what comes of them is emitted as events.
+
+    What is asked for is done in order, by one thread; a stop does not wait its turn: it cancels what is being done.
+    """
+
+    def __init__(
+        self,
+        hooks: Hooks,
+        *,
+        environment: Callable[[int], Mapping[str, str]],
+        prepare_image: Callable[[], None],
+        remember_frozen: Callable[[bool], None],
+        emit: Callable[[Event], None],
+        timeout_seconds: float,
+    ) -> None:
+        """Keep what is given; `begin` makes it work.
+
+        Args:
+            hooks: The workload's commands.
+            environment: All of the environment for the workload and its hooks, by epoch.
+            prepare_image: Brings the received image into the watched paths; raises what keeps it from that.
+            remember_frozen: Makes durable whether the running workload may be frozen.
+            emit: Takes the events; called on several threads.
+            timeout_seconds: For each hook, and from start to health.
+        """
+        self._hooks = hooks
+        self._runner = HookRunner()
+        self._environment = environment
+        self._prepare_image = prepare_image
+        self._remember_frozen = remember_frozen
+        self._emit = emit
+        self._timeout_seconds = timeout_seconds
+        self._order: Callable[[Order], None] = lambda _: None
+        self._changed = threading.Condition()
+        self._status: WorkloadStatus | None = None
+        self._start_answers: list[WorkloadStatus] = []
+        self._tasks: list[_Task] = []
+        self._current: _Task | None = None
+        self._fencing = threading.Lock()
+        self._fence = MoveFence(0, None)
+        self._frozen = False
+        self._healthy = False
+        self._closed = False
+
+    def begin(self, order: Callable[[Order], None], *, frozen: bool) -> WorkloadStatus:
+        """Learn from the supervisor what runs, and begin to work.
+
+        Args:
+            order: Sends an order to the supervisor; its statuses must come to `take_status`.
+            frozen: Whether a workload that runs may be frozen, as remembered.
+
+        Returns:
+            What runs.
+        """
+        self._order = order
+        order(LookAtWorkload())
+        with self._changed:
+            self._changed.wait_for(lambda: self._status is not None)
+            status = self._status
+            assert status is not None  # noqa: S101 - what was just waited for
+            self._frozen = frozen and status.running
+            self._fence = MoveFence(status.epoch or 0, status.deadline)
+        threading.Thread(target=self._work, name="workload", daemon=True).start()
+        threading.Thread(target=self._watch_health, name="health", daemon=True).start()
+        return status
+
+    # -- what the protocol asks for
+
+    def start(self, epoch: int, *, restore: bool) -> None:
+        """Start it under an epoch; emits `WorkloadRunning` once it is healthy, or `WorkloadStopped`."""
+        self._add("start", lambda cancellation: self._start(epoch, cancellation, restore=restore))
+
+    def stop(self, reason: str) -> None:
+        """Stop it, instead of whatever is being done with it; emits `WorkloadStopped`."""
+        self._add("stop", lambda _: self._stop(reason), at_once=True)
+
+    def freeze(self, handover_id: str) -> None:
+        """Have it acknowledge nothing; emits `WorkloadFrozen`, or `WorkloadStopped` where it cannot be frozen."""
+        self._add("freeze", lambda cancellation: self._freeze(handover_id, cancellation))
+
+    def thaw(self, epoch: int) -> None:
+        """Let it serve again; emits `WorkloadRunning` or `WorkloadStopped`."""
+        self._add("thaw", lambda cancellation: self._thaw(epoch, cancellation))
+
+    def fence(self, epoch: int, deadline: float | None) -> None:
+        """Have the supervisor kill the run of this epoch at this moment, whatever becomes of the agent; None: never."""
+        with self._fencing:
+            self._fence = MoveFence(epoch, deadline)
+            self._order(self._fence)  # refused if it does not run; a start under that epoch takes it along
+
+    def quiesce(self) -> bool:
+        """Make the watched paths sound to read; on the caller's thread, beside whatever else is going on."""
+        if self._hooks.quiesce is None:
+            return True
+        status = self._status
+        epoch = (status.epoch if status is not None else None) or 0
+        outcome = self._runner.run(
+            "quiesce",
+            self._hooks.quiesce,
+            environment=self._environment(epoch),
+            timeout_seconds=self._timeout_seconds,
+            quiet=True,
+        )
+        if not outcome.succeeded:
+            log.warning("the workload could not be quiesced", extra={"output": outcome.output, "code": outcome.code})
+        return outcome.succeeded
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the health hook succeeded when it ran last."""
+        return self._healthy
+
+    @property
+    def running(self) -> bool:
+        """Whether some process of the workload lives, or may."""
+        return self._status is None or self._status.running
+
+    def await_stopped(self, timeout_seconds: float) -> bool:
+        """Wait until no process of the workload lives; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.running, timeout_seconds)
+
+    def close(self) -> None:
+        """Do nothing more; hooks that run are killed, the workload is left as it is."""
+        with self._changed:
+            self._closed = True
+            if self._current is not None:
+                self._current.cancellation.cancel()
+            self._changed.notify_all()
+        self._runner.close()
+
+    def take_status(self, status: WorkloadStatus) -> None:
+        """Hear from the supervisor."""
+        with self._changed:
+            before, self._status = self._status, status
+            if status.answers == "start":
+                self._start_answers.append(status)
+            if before is not None and before.running and not status.running:
+                self._healthy = False
+                log.info("workload ended", extra={"epoch": status.epoch, "reason": status.ended, "code": status.code})
+                self._emit(WorkloadStopped(str(status.ended)))
+            if status.refusal is not None and status.answers != name_of(self._fence):
+                log.warning("the supervisor refused an order", extra={"refusal": status.refusal})
+            self._changed.notify_all()
+
+    # -- how it is done
+
+    def _add(self, name: str, perform: Callable[[Cancellation], None], *, at_once: bool = False) -> None:
+        with self._changed:
+            if at_once:
+                self._tasks.clear()
+                if self._current is not None:
+                    self._current.cancellation.cancel()
+            self._tasks.append(_Task(name, perform, Cancellation()))
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._current = None
+                self._changed.wait_for(lambda: self._tasks or self._closed)
+                if self._closed:
+                    return
+                self._current = task = self._tasks.pop(0)
+            task.perform(task.cancellation)
+
+    def _start(self, epoch: int, cancellation: Cancellation, *, restore: bool) -> None:
+        began = time.monotonic()
+        if self._runs_under(epoch):
+            log.info("adopting the running workload", extra={"epoch": epoch})
+        else:
+            self._end_run(hook=False)
+            if restore and not self._restore(epoch, cancellation):
+                self._emit(WorkloadStopped("the image could not be restored"))
+                return
+            restored = time.monotonic()
+            refusal = self._launch(epoch)
+            if refusal is not None:
+                self._emit(WorkloadStopped(refusal))
+                return
+            log.info("workload started", extra={"epoch": epoch, "restore_seconds": round(restored - began, 3)})
+        self._await_health(epoch, cancellation, began=began)
+
+    def _launch(self, epoch: int) -> str | None:
+        """Have the supervisor start it; why not, if it refuses."""
+        with self._changed:
+            self._start_answers.clear()
+        environment = self._environment(epoch)
+        self._note_frozen(frozen=False)
+        with self._fencing:  # a deadline that is moved meanwhile must reach this run
+            deadline = self._fence.deadline if self._fence.epoch == epoch else None
+            self._order(StartWorkload(epoch, self._hooks.start, environment, deadline))
+        with self._changed:
+            self._changed.wait_for(lambda: self._start_answers or self._closed)
+            return self._start_answers[-1].refusal if self._start_answers else "the agent ends"
+
+    def _restore(self, epoch: int, cancellation: Cancellation) -> bool:
+        try:
+            self._prepare_image()
+        except (SpotOptimizerError, TimeoutError):
+            log.exception("the received image cannot be used")
+            return False
+        return self._hooks.restore is None or self._run("restore", self._hooks.restore, epoch, cancellation)
+
+    def _stop(self, reason: str) -> None:
+        if not self.running:
+            self._emit(WorkloadStopped(reason))
+            return
+        log.info("stopping the workload", extra={"reason": reason})
+        self._end_run(hook=True)
+
+    def _freeze(self, handover_id: str, cancellation: Cancellation) -> None:
+        if self._hooks.freeze is not None:
+            began = time.monotonic()
+            self._note_frozen(frozen=True)
+            if self._run("freeze", self._hooks.freeze, self._epoch, cancellation):
+                with self._changed:  # once it has ended, that has been emitted
+                    if self.running:
+                        log.info("workload frozen", extra={"seconds": round(time.monotonic() - began, 3)})
+                        self._emit(WorkloadFrozen(handover_id))
+                return
+        if not cancellation.wait():
+            self._stop("it cannot be frozen")
+
+    def _thaw(self, epoch: int, cancellation: Cancellation) -> None:
+        began = time.monotonic()
+        if self._hooks.thaw is not None and not self._run("thaw", self._hooks.thaw, epoch, cancellation):
+            if not cancellation.wait():
+                self._stop("it cannot be thawed")
+            return
+        self._note_frozen(frozen=False)
+        self._await_health(epoch, cancellation, began=began)
+
+    def _await_health(self, epoch: int, cancellation: Cancellation, *, began: float) -> None:
+        give_up_at = time.monotonic() + self._timeout_seconds
+        while self._runs_under(epoch) and not self._check_health(epoch, cancellation):
+            if cancellation.wait(_HEALTH_PAUSE_SECONDS):
+                return
+            if time.monotonic() >= give_up_at:
+                log.error("the workload is not healthy", extra={"epoch": epoch, "waited": self._timeout_seconds})
+                self._end_run(hook=True)
+                return
+        with self._changed:  # once it has ended, that has been emitted
+            if self._runs_under(epoch) and not cancellation.wait():
+                log.info("workload running", extra={"epoch": epoch, "seconds": round(time.monotonic() - began, 3)})
+                self._emit(WorkloadRunning(epoch))
+
+    def _end_run(self, *, hook: bool) -> None:
+        """Stop whatever runs, and wait until none of it is left."""
+        if not self.running:
+            return
+        if hook and self._hooks.stop is not None:
+            # Not cancelled by anything: who wants something else of the workload wants it stopped first.
+            self._run("stop", self._hooks.stop, self._epoch, Cancellation())
+        self._order(StopWorkload(_STOP_GRACE_SECONDS))
+        with self._changed:
+            self._changed.wait_for(lambda: not self.running or self._closed)
+
+    def _watch_health(self) -> None:
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closed, _HEALTH_WATCH_SECONDS):
+                    return
+            if self.running and not self._frozen and self._current is None:
+                self._check_health(self._epoch, Cancellation())
+
+    def _check_health(self, epoch: int, cancellation: Cancellation) -> bool:
+        healthy = self._hooks.health is None or self._run("health", self._hooks.health, epoch, cancellation, quiet=True)
+        self._healthy = healthy and self.running
+        return healthy
+
+    def _run(self, name: str, command: str, epoch: int, cancellation: Cancellation, *, quiet: bool = False) -> bool:
+        outcome = self._runner.run(
+            name,
+            command,
+            environment=self._environment(epoch),
+            timeout_seconds=self._timeout_seconds,
+            cancellation=cancellation,
+            quiet=quiet,
+        )
+        return outcome.succeeded
+
+    def _note_frozen(self, *, frozen: bool) -> None:
+        if frozen != self._frozen:
+            self._remember_frozen(frozen)
+            self._frozen = frozen
+
+    def _runs_under(self, epoch: int) -> bool:
+        status = self._status
+        return status is not None and status.running and status.epoch == epoch
+
+    @property
+    def _epoch(self) -> int:
+        status = self._status
+        return (status.epoch if status is not None else None) or 0
