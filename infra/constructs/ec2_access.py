@@ -1,0 +1,83 @@
+"""What a function may do to EC2: look anywhere, touch only what an admin has tagged as allowed or what we launched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from aws_cdk import Stack
+
+from infra.constructs.function import Function
+
+#: An admin sets this tag, to a client's id, on the launch templates and addresses which that client may use.
+ALLOWED_TAG: Final = "spot-optimizer:client"
+
+#: Every instance that we launch carries this tag, with its agent's id; no other is ever terminated.
+LAUNCHED_TAG: Final = "spot-optimizer:agent"
+
+#: Path of the only roles that a launched instance may be given.
+INSTANCE_ROLES_PATH: Final = "spot-optimizer"
+
+_Condition = Mapping[str, Mapping[str, object]]
+
+
+def allow_looking(function: Function, *actions: str) -> None:
+    """Allow `Describe…` actions."""
+    function.allow(
+        *(f"ec2:{action}" for action in actions),
+        on="*",
+        wildcard_because="EC2's Describe actions know nothing narrower.",
+    )
+
+
+def allow_moving_addresses(function: Function) -> None:
+    """Allow an Elastic IP to be moved, if an admin has allowed it."""
+    _allow(function, "AssociateAddress", "elastic-ip", when=_has_tag(ALLOWED_TAG))
+    for other_end in ("instance", "network-interface"):
+        _allow(function, "AssociateAddress", other_end)
+
+
+def allow_terminating(function: Function) -> None:
+    """Allow the termination of instances that we launched."""
+    _allow(function, "TerminateInstances", "instance", when=_has_tag(LAUNCHED_TAG))
+
+
+def allow_launching(function: Function) -> None:
+    """Allow instances to be launched by CreateFleet from an allowed launch template, and tagged as ours."""
+    function.allow(
+        "ec2:CreateFleet",
+        on="*",
+        wildcard_because="The fleet does not exist before the call; RunInstances says what it may launch from what.",
+    )
+    _allow(function, "RunInstances", "launch-template", when=_has_tag(ALLOWED_TAG))
+    _allow(function, "RunInstances", "instance", when={"Null": {f"aws:RequestTag/{LAUNCHED_TAG}": "false"}})
+    for part in ("subnet", "network-interface", "security-group", "volume", "key-pair", "spot-instances-request"):
+        _allow(function, "RunInstances", part)
+    for public_part in ("image", "snapshot"):
+        _allow(function, "RunInstances", public_part, account="")
+    for created in ("instance", "volume", "fleet", "spot-instances-request"):
+        while_creating: _Condition = {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "RunInstances"]}}
+        _allow(function, "CreateTags", created, when=while_creating)
+    stack = Stack.of(function)
+    function.allow(
+        "iam:PassRole",
+        on=f"arn:{stack.partition}:iam::{stack.account}:role/{INSTANCE_ROLES_PATH}/*",
+        when={"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        wildcard_because="Workloads' roles are the tenants' choice, among those that an admin puts under this path.",
+    )
+
+
+def _has_tag(tag: str) -> _Condition:
+    return {"Null": {f"aws:ResourceTag/{tag}": "false"}}
+
+
+def _allow(
+    function: Function, action: str, resource: str, *, when: _Condition | None = None, account: str | None = None
+) -> None:
+    stack = Stack.of(function)
+    function.allow(
+        f"ec2:{action}",
+        on=f"arn:{stack.partition}:ec2:{stack.region}:{stack.account if account is None else account}:{resource}/*",
+        when=when,
+        wildcard_because="Templates, addresses and instances are the tenants'; tags, not names, say which are ours.",
+    )

@@ -1,0 +1,63 @@
+"""The bucket that holds state snapshots and the log tails of agents whose instance is gone."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from infra.constructs.function import Function
+from infra.constructs.nag import acknowledge
+from infra.settings import Settings
+
+
+class SnapshotsBucket(Construct):
+    """Tenants' state: encrypted, private, TLS only, versioned, and logged on every access."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
+        super().__init__(scope, construct_id)
+        access_log = s3.Bucket(
+            self,
+            "AccessLog",
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            enforce_ssl=True,
+            minimum_tls_version=1.2,
+            lifecycle_rules=[s3.LifecycleRule(id="forget-accesses", expiration=Duration.days(90))],
+            removal_policy=settings.removal_policy,
+        )
+        acknowledge(access_log, "AwsSolutions-S1", "It is the access log: logging itself would never end.")
+        self._bucket = s3.Bucket(
+            self,
+            "Bucket",
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            enforce_ssl=True,
+            minimum_tls_version=1.2,
+            versioned=True,
+            server_access_logs_bucket=access_log,
+            lifecycle_rules=[
+                s3.LifecycleRule(id="forget-log-tails", prefix="log-tails/", expiration=Duration.days(30)),
+                s3.LifecycleRule(
+                    id="forget-what-was-replaced",
+                    noncurrent_version_expiration=Duration.days(7),
+                    abort_incomplete_multipart_upload_after=Duration.days(1),
+                ),
+            ],
+            removal_policy=settings.removal_policy,
+        )
+
+    @property
+    def name(self) -> str:
+        return self._bucket.bucket_name
+
+    def allow(self, function: Function, *actions: str, prefix: str) -> None:
+        """Allow object actions such as `PutObject` below one prefix; a presigned URL can do no more than its signer."""
+        function.allow(
+            *(f"s3:{action}" for action in actions),
+            # the export's name, known now, instead of a token that is only resolved at the end
+            on=f"{Stack.of(self).export_value(self._bucket.bucket_arn)}/{prefix}/*",
+            wildcard_because="An object's key is made when an agent asks to upload; the prefix is all there is before.",
+        )

@@ -1,0 +1,98 @@
+"""A state machine drawn in statemachines/, which may invoke exactly one function."""
+
+from __future__ import annotations
+
+from aws_cdk import Arn, ArnComponents, ArnFormat, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from infra.constructs.function import Function
+from infra.constructs.nag import acknowledge_wildcard
+from infra.settings import ROOT, Settings
+
+
+class StateMachine(Construct):
+    """A Standard workflow: an execution's name makes a start idempotent, which Express does not offer.
+
+    Attributes:
+        machine: For alarms.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        definition: str,
+        substitute: str,
+        function: Function,
+    ) -> None:
+        """Define the machine.
+
+        Args:
+            scope: The stack.
+            construct_id: The definition's name in CamelCase.
+            settings: The deployment.
+            definition: Name of the file below statemachines/, without `.asl.json`.
+            substitute: Name that the definition has for its function.
+            function: Runs every task.
+        """
+        super().__init__(scope, construct_id)
+        log_group = logs.LogGroup(
+            self,
+            "Log",
+            # the prefix spares one entry per machine in the account's log resource policy, which is small
+            log_group_name=f"/aws/vendedlogs/states/{_machine_name(settings, definition)}",
+            retention=logs.RetentionDays.THREE_MONTHS if settings.keeps_data else logs.RetentionDays.ONE_WEEK,
+            removal_policy=settings.removal_policy,
+        )
+        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("states.amazonaws.com"))
+        role.add_to_policy(iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[function.arn]))
+        acknowledge_wildcard(
+            role, "*", "Log delivery and X-Ray are granted to a state machine on no narrower resource."
+        )
+        self.machine = sfn.StateMachine(
+            self,
+            "Machine",
+            state_machine_name=_machine_name(settings, definition),
+            definition_body=sfn.DefinitionBody.from_string(
+                (ROOT / "statemachines" / f"{definition}.asl.json").read_text()
+            ),
+            definition_substitutions={substitute: function.arn},
+            role=role,
+            logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
+            tracing_enabled=True,
+        )
+
+
+def state_machine_arn(scope: Construct, settings: Settings, definition: str) -> str:
+    """Name a machine before it exists: its function starts it, and it invokes its function."""
+    return Arn.format(
+        ArnComponents(
+            service="states",
+            resource="stateMachine",
+            resource_name=_machine_name(settings, definition),
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        ),
+        Stack.of(scope),
+    )
+
+
+def execution_arns(scope: Construct, settings: Settings, definition: str) -> str:
+    """Name all executions of a machine."""
+    return Arn.format(
+        ArnComponents(
+            service="states",
+            resource="execution",
+            resource_name=f"{_machine_name(settings, definition)}:*",
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        ),
+        Stack.of(scope),
+    )
+
+
+def _machine_name(settings: Settings, definition: str) -> str:
+    return settings.physical_name(definition.replace("_", "-"))

@@ -1,0 +1,39 @@
+"""Which function serves which call. A test holds this against docs/openapi.json, which the code writes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Calls that need no token.
+OPEN: Final = ("GET /api/health", "GET /api/openapi.json")
+
+AGENT_API: Final = (
+    "GET /api/agents",
+    "POST /api/agents/register",
+    "GET /api/agents/{agent_id}",
+    "GET /api/agents/{agent_id}/config",
+    "PATCH /api/agents/{agent_id}/config",
+    "POST /api/agents/{agent_id}/heartbeat",
+    "POST /api/agents/{agent_id}/commands/{command_id}/result",
+)
+
+REPLICA_API: Final = (
+    "GET /api/agents/{agent_id}/replicas",
+    "POST /api/agents/{agent_id}/replicas",
+    "POST /api/agents/{agent_id}/replicas/{replica_id}/sync-status",
+    "POST /api/agents/{agent_id}/replicas/{replica_id}/unready",
+    "POST /api/agents/{agent_id}/handovers/{handover_id}/commit",
+    "POST /api/agents/{agent_id}/handovers/{handover_id}/abort",
+    "POST /api/agents/{agent_id}/create-emergency-replica",
+    "POST /api/agents/{agent_id}/termination-imminent",
+)
+
+OPERATOR_API: Final = (
+    "GET /api/clients",
+    "POST /api/clients",
+    "POST /api/clients/{client_id}/tokens",
+    "POST /api/tokens/{token_id}/rotate",
+    "DELETE /api/tokens/{token_id}",
+    # whatever has no route gets its 404 in the same form as every other refusal
+    "$default",
+)

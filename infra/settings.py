@@ -1,0 +1,69 @@
+"""What a deployment may choose, read from the CDK context (`cdk deploy -c stage=prod`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aws_cdk import RemovalPolicy
+from constructs import Node
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+
+_STAGES: Final = ("dev", "prod")
+_ARCHITECTURES: Final = ("arm64", "x86_64")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One deployment.
+
+    Attributes:
+        stage: `dev` may be thrown away; everything else keeps its data when a stack is deleted.
+        architecture: Of every function and its layer.
+        heartbeat_timeout_seconds: Silence after which an agent counts as offline.
+    """
+
+    stage: str
+    architecture: str
+    heartbeat_timeout_seconds: int = 300
+
+    @classmethod
+    def from_context(cls, node: Node) -> Settings:
+        """Read the context of the app.
+
+        Raises:
+            ValueError: A value is not among those allowed.
+        """
+        stage = node.try_get_context("stage") or "dev"
+        architecture = node.try_get_context("architecture") or "arm64"
+        if stage not in _STAGES:
+            raise ValueError(f"context 'stage' is {stage!r}; expected one of {', '.join(_STAGES)}")
+        if architecture not in _ARCHITECTURES:
+            raise ValueError(f"context 'architecture' is {architecture!r}; expected one of {', '.join(_ARCHITECTURES)}")
+        return cls(stage=stage, architecture=architecture)
+
+    @property
+    def keeps_data(self) -> bool:
+        return self.stage != "dev"
+
+    @property
+    def removal_policy(self) -> RemovalPolicy:
+        return RemovalPolicy.RETAIN if self.keeps_data else RemovalPolicy.DESTROY
+
+    @property
+    def api_url_parameter(self) -> str:
+        """Name under which the public URL of the API is found. A name, because the API is deployed last."""
+        return f"/spot-optimizer/{self.stage}/api-url"
+
+    @property
+    def identity_certificate_parameter(self) -> str:
+        return f"/spot-optimizer/{self.stage}/identity-certificate"
+
+    def stack_name(self, part: str) -> str:
+        return f"spot-optimizer-{self.stage}-{part}"
+
+    def physical_name(self, noun: str) -> str:
+        """Name a resource that others must be able to name before it exists."""
+        return f"spot-optimizer-{self.stage}-{noun}"

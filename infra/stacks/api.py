@@ -1,0 +1,140 @@
+"""The HTTP API that agents, operators and the console talk to."""
+
+from __future__ import annotations
+
+from aws_cdk import CfnOutput, CfnParameter, Stack
+from constructs import Construct
+
+from infra import routes
+from infra.constructs.function import Function
+from infra.constructs.http_api import PublicApi
+from infra.constructs.parameter import Parameter, parameter_arn
+from infra.constructs.shared_layer import SharedLayer
+from infra.constructs.table import CONDITIONAL_WRITES
+from infra.settings import Settings
+from infra.stacks.data import DataStack
+from infra.stacks.workflow import WorkflowStack
+
+
+class ApiStack(Stack):
+    """Routers, their authorizer, and the address under which launched instances find them."""
+
+    def __init__(
+        self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, workflow: WorkflowStack
+    ) -> None:
+        super().__init__(
+            scope,
+            construct_id,
+            description="Spot Optimizer: HTTP API",
+            termination_protection=settings.keeps_data,
+        )
+        self._settings = settings
+        self._data = data
+        self._workflow = workflow
+        self._layer = SharedLayer(self, "SharedLayer", settings=settings)
+
+        certificate = CfnParameter(
+            self,
+            "IdentityCertificate",
+            type="String",
+            min_length=64,
+            max_length=4096,
+            description=(
+                "PEM certificate with which AWS signs instance identity documents in this region; by such a document "
+                "an agent proves which instance it runs on. AWS publishes it, per region, in the EC2 User Guide under "
+                "'AWS public certificates for instance identity document signatures' (RSA-2048)."
+            ),
+        )
+        Parameter(
+            self,
+            "IdentityCertificateParameter",
+            name=settings.identity_certificate_parameter,
+            value=certificate.value_as_string,
+            description="Certificate that signs the instance identity documents of this region",
+        )
+
+        authorize = self._function("Authorize", timeout_seconds=5, memory_megabytes=512)
+        agent_api = self._function("AgentApi", timeout_seconds=15, memory_megabytes=512)
+        replica_api = self._function("ReplicaApi", timeout_seconds=15, memory_megabytes=512)
+        operator_api = self._function("OperatorApi", timeout_seconds=15, memory_megabytes=512)
+        self._allow_authorize(authorize)
+        self._allow_agent_api(agent_api)
+        self._allow_replica_api(replica_api)
+        self._allow_operator_api(operator_api)
+
+        api = PublicApi(self, "Api", settings=settings, authorize=authorize)
+        api.serve(routes.AGENT_API, by=agent_api)
+        api.serve(routes.REPLICA_API, by=replica_api)
+        api.serve(routes.OPERATOR_API, by=operator_api)
+        api.serve_anyone(
+            routes.OPEN,
+            by=operator_api,
+            reason="A health check and a description of the API tell nothing about any tenant.",
+        )
+        Parameter(
+            self,
+            "ApiUrlParameter",
+            name=settings.api_url_parameter,
+            value=api.url,
+            description="Public address of the API; a launched instance is told it",
+        )
+        CfnOutput(self, "ApiUrl", value=api.url)
+
+    def _function(self, name: str, *, timeout_seconds: int, memory_megabytes: int) -> Function:
+        folder = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
+        return Function(
+            self,
+            name,
+            settings=self._settings,
+            folder=folder,
+            layer=self._layer,
+            environment={
+                **self._data.names,
+                "FAIL_OVER_STATE_MACHINE_ARN": self._workflow.fail_over_arn,
+                "PREPARE_REPLICA_STATE_MACHINE_ARN": self._workflow.prepare_replica_arn,
+                "FAIL_OVER_FUNCTION": self._workflow.fail_over.name,
+                "API_URL_PARAMETER": self._settings.api_url_parameter,
+                "IDENTITY_CERTIFICATE_PARAMETER": self._settings.identity_certificate_parameter,
+                "HEARTBEAT_TIMEOUT": str(self._settings.heartbeat_timeout_seconds),
+            },
+            timeout_seconds=timeout_seconds,
+            memory_megabytes=memory_megabytes,
+        )
+
+    def _allow_authorize(self, function: Function) -> None:
+        self._data.tokens.allow(function.grantee, "GetItem")
+        self._data.agents.allow(function.grantee, "GetItem")
+
+    def _allow_agent_api(self, function: Function) -> None:
+        data = self._data
+        data.clients.allow(function.grantee, "GetItem")
+        data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.agents.allow_query_by(function.grantee, "client-index", "listing-index")
+        data.heartbeats.allow(function.grantee, "GetItem", "PutItem", "Query")
+        data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow(function.grantee, "GetItem", "Query")
+        data.switches.allow(function.grantee, "GetItem", "Query")
+        data.snapshots.allow(function, "PutObject", prefix="log-tails")
+        function.allow("ssm:GetParameter", on=parameter_arn(self, self._settings.identity_certificate_parameter))
+        for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
+            function.allow("states:SendTaskSuccess", on=machine)
+
+    def _allow_replica_api(self, function: Function) -> None:
+        data = self._data
+        data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.heartbeats.allow(function.grantee, "GetItem", "Query")
+        data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
+            function.allow("states:StartExecution", "states:SendTaskSuccess", on=machine)
+        function.allow("lambda:InvokeFunction", on=self._workflow.fail_over.arn)
+
+    def _allow_operator_api(self, function: Function) -> None:
+        data = self._data
+        data.clients.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.clients.allow_query_by(function.grantee, "listing-index")
+        data.tokens.allow(function.grantee, "DeleteItem", *CONDITIONAL_WRITES)

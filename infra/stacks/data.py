@@ -1,0 +1,113 @@
+"""What must outlive every deployment: the tables and the snapshots."""
+
+from __future__ import annotations
+
+from aws_cdk import CfnOutput, Stack
+from constructs import Construct
+
+from infra.constructs.snapshots_bucket import SnapshotsBucket
+from infra.constructs.table import Index, Table
+from infra.settings import Settings
+
+
+class DataStack(Stack):
+    """One table per aggregate.
+
+    Attributes:
+        clients: Tenants.
+        tokens: Hashes of bearer tokens, and whom each speaks for.
+        agents: Protected workloads; the row that every promotion fences on.
+        heartbeats: Signs of life, on rows that no promotion touches.
+        instances: Every instance that carries, or carried, an agent.
+        replicas: Instances being prepared to take over.
+        interruptions: Every signal, and what was done about it.
+        switches: Every promotion.
+        snapshots: State and log tails.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
+        super().__init__(
+            scope,
+            construct_id,
+            description="Spot Optimizer: tables and snapshots",
+            termination_protection=settings.keeps_data,
+        )
+        self.clients = Table(
+            self,
+            "Clients",
+            settings=settings,
+            hash_key="client_id",
+            indexes=(Index("listing-index", hash_key="listing", range_key="client_id"),),
+        )
+        self.tokens = Table(
+            self,
+            "Tokens",
+            settings=settings,
+            hash_key="token_id",
+            indexes=(Index("agent-index", hash_key="agent_id"),),
+            expires_by="expires_at",
+        )
+        self.agents = Table(
+            self,
+            "Agents",
+            settings=settings,
+            hash_key="agent_id",
+            indexes=(
+                Index("client-index", hash_key="client_id", range_key="agent_id"),
+                Index("listing-index", hash_key="listing", range_key="agent_id"),
+            ),
+        )
+        self.heartbeats = Table(
+            self,
+            "Heartbeats",
+            settings=settings,
+            hash_key="agent_id",
+            range_key="instance_id",
+            expires_by="forget_at",
+        )
+        self.instances = Table(
+            self,
+            "Instances",
+            settings=settings,
+            hash_key="instance_id",
+            indexes=(Index("agent-index", hash_key="agent_id"), Index("client-index", hash_key="client_id")),
+        )
+        self.replicas = Table(self, "ReplicaInstances", settings=settings, hash_key="agent_id", range_key="replica_id")
+        self.interruptions = Table(
+            self,
+            "SpotInterruptionEvents",
+            settings=settings,
+            hash_key="agent_id",
+            range_key="event_id",
+            indexes=(Index("pool-index", hash_key="pool_id", range_key="detected_at"),),
+        )
+        self.switches = Table(self, "InstanceSwitches", settings=settings, hash_key="agent_id", range_key="switch_id")
+        self.snapshots = SnapshotsBucket(self, "Snapshots", settings=settings)
+
+        for noun, value in (
+            ("ClientsTable", self.clients.name),
+            ("TokensTable", self.tokens.name),
+            ("AgentsTable", self.agents.name),
+            ("HeartbeatsTable", self.heartbeats.name),
+            ("InstancesTable", self.instances.name),
+            ("ReplicasTable", self.replicas.name),
+            ("InterruptionsTable", self.interruptions.name),
+            ("SwitchesTable", self.switches.name),
+            ("SnapshotsBucket", self.snapshots.name),
+        ):
+            CfnOutput(self, f"{noun}Name", value=value)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What `spot_optimizer.config` reads to find the tables; a name allows nothing."""
+        return {
+            "CLIENTS_TABLE": self.clients.name,
+            "TOKENS_TABLE": self.tokens.name,
+            "AGENTS_TABLE": self.agents.name,
+            "HEARTBEATS_TABLE": self.heartbeats.name,
+            "INSTANCES_TABLE": self.instances.name,
+            "REPLICAS_TABLE": self.replicas.name,
+            "INTERRUPTIONS_TABLE": self.interruptions.name,
+            "SWITCHES_TABLE": self.switches.name,
+            "SNAPSHOTS_BUCKET": self.snapshots.name,
+        }

@@ -1,0 +1,185 @@
+"""What happens when AWS takes an instance back: signals in, state machines, and the functions that do each step."""
+
+from __future__ import annotations
+
+from aws_cdk import CfnOutput, Duration, Stack
+from constructs import Construct
+
+from infra.constructs.alarms import Alarms
+from infra.constructs.ec2_access import (
+    allow_launching,
+    allow_looking,
+    allow_moving_addresses,
+    allow_terminating,
+)
+from infra.constructs.failure_queue import FailureQueue
+from infra.constructs.function import Function
+from infra.constructs.interruption_signals import InterruptionSignals
+from infra.constructs.join_key import JoinKey
+from infra.constructs.parameter import parameter_arn
+from infra.constructs.shared_layer import SharedLayer
+from infra.constructs.state_machine import StateMachine, execution_arns, state_machine_arn
+from infra.constructs.table import CONDITIONAL_WRITES
+from infra.settings import Settings
+from infra.stacks.data import DataStack
+
+_MINUTE = Duration.minutes(1)
+
+
+class WorkflowStack(Stack):
+    """Both workflows.
+
+    Attributes:
+        fail_over: Starts failovers, sweeps, and runs each task of one: a failover pays one cold start at most, and the
+            sweep keeps it warm.
+        fail_over_arn: Of the state machine.
+        prepare_replica_arn: Of the state machine.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack) -> None:
+        super().__init__(
+            scope,
+            construct_id,
+            description="Spot Optimizer: signals and workflows",
+            termination_protection=settings.keeps_data,
+        )
+        self._data = data
+        self.fail_over_arn = state_machine_arn(self, settings, "fail_over")
+        self.prepare_replica_arn = state_machine_arn(self, settings, "prepare_replica")
+        failures = FailureQueue(self, "Failures")
+        failures.allow_events_of(self.account)
+        join_key = JoinKey(self, "JoinKey", settings=settings)
+        layer = SharedLayer(self, "SharedLayer", settings=settings)
+        environment = {
+            **data.names,
+            "FAIL_OVER_STATE_MACHINE_ARN": self.fail_over_arn,
+            "PREPARE_REPLICA_STATE_MACHINE_ARN": self.prepare_replica_arn,
+            "API_URL_PARAMETER": settings.api_url_parameter,
+            "HEARTBEAT_TIMEOUT": str(settings.heartbeat_timeout_seconds),
+        }
+        self.fail_over = Function(
+            self,
+            "FailOver",
+            settings=settings,
+            folder="fail_over",
+            layer=layer,
+            environment=environment,
+            timeout_seconds=30,
+            memory_megabytes=1024,
+            failures=failures.queue,
+        )
+        self.prepare_replica = Function(
+            self,
+            "PrepareReplica",
+            settings=settings,
+            folder="prepare_replica",
+            layer=layer,
+            environment={**environment, "JOIN_KEY_ID": join_key.id},
+            timeout_seconds=60,
+            memory_megabytes=512,
+        )
+        self._allow_fail_over(settings)
+        self._allow_prepare_replica(settings)
+        join_key.allow_deriving(self.prepare_replica.grantee)
+
+        fail_over_machine = StateMachine(
+            self,
+            "FailOverMachine",
+            settings=settings,
+            definition="fail_over",
+            substitute="FailOverFunction",
+            function=self.fail_over,
+        )
+        prepare_replica_machine = StateMachine(
+            self,
+            "PrepareReplicaMachine",
+            settings=settings,
+            definition="prepare_replica",
+            substitute="PrepareReplicaFunction",
+            function=self.prepare_replica,
+        )
+        InterruptionSignals(self, "Signals", starter=self.fail_over, undeliverable=failures.queue)
+        self._watch(fail_over_machine, prepare_replica_machine, failures)
+
+        CfnOutput(self, "FailOverStateMachineArn", value=self.fail_over_arn)
+        CfnOutput(self, "PrepareReplicaStateMachineArn", value=self.prepare_replica_arn)
+        CfnOutput(self, "FailOverFunctionName", value=self.fail_over.name)
+
+    def _allow_fail_over(self, settings: Settings) -> None:
+        data, function = self._data, self.fail_over
+        data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.agents.allow_query_by(function.grantee, "listing-index")
+        data.heartbeats.allow(function.grantee, "GetItem", "Query")
+        data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow_query_by(function.grantee, "pool-index")
+        data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        for machine in ("fail_over", "prepare_replica"):
+            arn = state_machine_arn(self, settings, machine)
+            function.allow("states:StartExecution", "states:SendTaskSuccess", on=arn)
+            function.allow(
+                "states:DescribeExecution",
+                on=execution_arns(self, settings, machine),
+                wildcard_because="An execution has no name before it is started.",
+            )
+        allow_looking(function, "DescribeInstances", "DescribeAddresses")
+        allow_moving_addresses(function)
+        allow_terminating(function)
+
+    def _allow_prepare_replica(self, settings: Settings) -> None:
+        data, function = self._data, self.prepare_replica
+        data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.heartbeats.allow(function.grantee, "GetItem", "Query")
+        data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow_query_by(function.grantee, "pool-index")
+        data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)
+        for machine in ("fail_over", "prepare_replica"):
+            function.allow("states:SendTaskSuccess", on=state_machine_arn(self, settings, machine))
+        function.allow("ssm:GetParameter", on=parameter_arn(self, settings.api_url_parameter))
+        allow_looking(function, "DescribeInstances", "DescribeSubnets", "DescribeSpotPriceHistory")
+        allow_launching(function)
+        allow_terminating(function)
+
+    def _watch(self, fail_over: StateMachine, prepare_replica: StateMachine, failures: FailureQueue) -> None:
+        alarms = Alarms(self, "Alarms")
+        for name, machine in (("FailOver", fail_over.machine), ("PrepareReplica", prepare_replica.machine)):
+            alarms.when_above_zero(
+                f"{name}Failed", machine.metric_failed(period=_MINUTE), meaning=f"{name}: an execution failed."
+            )
+            alarms.when_above_zero(
+                f"{name}TimedOut", machine.metric_timed_out(period=_MINUTE), meaning=f"{name}: an execution timed out."
+            )
+            alarms.when_above_zero(
+                f"{name}Aborted",
+                machine.metric_aborted(period=_MINUTE),
+                meaning=f"{name}: an execution was stopped by hand.",
+            )
+        for name, function in (
+            ("FailOver", self.fail_over.function),
+            ("PrepareReplica", self.prepare_replica.function),
+        ):
+            alarms.when_above_zero(
+                f"{name}FunctionErrors",
+                function.metric_errors(period=_MINUTE, statistic="Sum"),
+                meaning=f"{name}: a task ended with an error; the state machine may have retried it.",
+            )
+            alarms.when_above_zero(
+                f"{name}FunctionThrottled",
+                function.metric_throttles(period=_MINUTE, statistic="Sum"),
+                meaning=f"{name}: Lambda had no capacity left for a task.",
+            )
+        alarms.when_silent(
+            "SweepStopped",
+            self.fail_over.function.metric_invocations(period=_MINUTE, statistic="Sum"),
+            minutes=5,
+            meaning="Nobody looks for silent agents any more: the one-minute sweep has not run for five minutes.",
+        )
+        alarms.when_above_zero(
+            "SignalLost",
+            failures.queue.metric_approximate_number_of_messages_visible(period=_MINUTE, statistic="Maximum"),
+            meaning="A signal reached nobody; it waits in the dead-letter queue.",
+        )
+        CfnOutput(self, "AlarmsTopicArn", value=alarms.topic.topic_arn)
