@@ -9,7 +9,7 @@ from examples.ledger.settings import Settings, read_settings
 USAGE = """usage: python -m examples.ledger <verb>
 
   serve     serve in the foreground until SIGTERM             (HOOK_START)
-  stop      have the serving process end, and wait for it     (HOOK_STOP)
+  stop      have the serving process end, and wait for it                
   freeze    stop acknowledging; returns when nothing is in flight (HOOK_FREEZE)
   thaw      acknowledge again                                 (HOOK_THAW)
   quiesce   bring the image up to the last committed entry    (HOOK_QUIESCE)
@@ -81,7 +81,7 @@ def _run_hook(verb: str, settings: Settings) -> int:
 def _restore(settings: Settings) -> int:
     from examples.ledger import clock, control, eventlog, image
 
-    held = control.hold(settings.live_folder, within_seconds=1.0)
+    held = control.hold(settings.live_folder, within_seconds=0.5)
     entries_up_to = image.restore(settings.image_path, settings.live_folder)
     held.release()
     log = eventlog.EventLog(settings.log_path, instance_id=settings.instance_id, epoch=settings.epoch, pid=os.getpid())

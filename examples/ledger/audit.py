@@ -193,8 +193,8 @@ def longest_outage(log: Iterable[ClientEvent]) -> Outage:
 def acknowledging_periods(logs: Iterable[Iterable[ServerEvent]]) -> tuple[tuple[Period, ...], int]:
     """When which process acknowledged writes.
 
-    A period lies between `serving` or `thawed` and `frozen` or `stopped`, or the end of what a killed process could log.
-    Within it only the time from the first to the last acknowledgement counts.
+    A period lies between `serving` or `thawed` and `frozen` or `stopped`, or the end of what a killed process could
+    log. Within it only the time from the first to the last acknowledgement counts.
 
     Returns:
         The periods by their beginning, and how many acknowledgements lay in none. Each of those is a period of its own

@@ -7,10 +7,11 @@ WAITED_NS = 100_000_000
 class OutageMeter:
     """Measures the longest outage that one client, which writes without pause, saw.
 
-    An outage is the time between two consecutive acknowledgements when, in between, an attempt failed or the second one
-    was waited for longer than 0.1 s. Time between acknowledgements that passed without trouble is the client's own rate,
-    and no outage. An outage that has not ended counts up to the last failure. What came before the first acknowledgement
-    does not count, except that a client that was never served has been without service for as long as it tried.
+    An outage is the time between two consecutive acknowledgements when, in between, an attempt failed or the second
+    one was waited for longer than 0.1 s. Time between acknowledgements that passed without trouble is the client's own
+    rate, and no outage. An outage that has not ended counts up to the last failure. What came before the first
+    acknowledgement does not count, except that a client that was never served has been without service for as long as
+    it tried.
     """
 
     def __init__(self) -> None:
