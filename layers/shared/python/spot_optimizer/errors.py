@@ -1,8 +1,8 @@
 """Every deliberate failure of the product.
 
-The class name of a leaf *is* its name in the state machines (`ErrorEquals`) and the last segment of its problem type over
-HTTP. `Transient` says "the same call may succeed later" and is retried; `Rejected` says "not like this" and is caught.
-Raise leaves only. Messages say what was wrong, what was expected and what to do.
+The class name of a leaf *is* its name in the state machines (`ErrorEquals`) and the last segment of its problem type
+over HTTP. `Transient` says "the same call may succeed later" and is retried; `Rejected` says "not like this" and is
+caught. Raise leaves only. Messages say what was wrong, what was expected and what to do.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from spot_optimizer.config import Config
 if TYPE_CHECKING:
     from spot_optimizer.adapters.database import Database
     from spot_optimizer.adapters.sessions import Clients
+    from spot_optimizer.control.plane import Plane
     from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
 
 logger = Logger(service="spot-optimizer")
@@ -93,3 +94,36 @@ def joining() -> Joining:
 
     config = settings()
     return KmsJoining(_clients(), records(), join_key_id=config.join_key_id, api_url_parameter=config.api_url_parameter)
+
+
+class _WiredPlane:
+    """The control plane's ports on AWS, each built when it is first asked for."""
+
+    @property
+    def records(self) -> Records:
+        return records()
+
+    @property
+    def fleet(self) -> Fleet:
+        return fleet()
+
+    @property
+    def compute(self) -> Compute:
+        return compute()
+
+    @property
+    def workflows(self) -> Workflows:
+        return workflows()
+
+    @property
+    def joining(self) -> Joining:
+        return joining()
+
+    def clock(self) -> datetime:
+        return clock()
+
+
+@lru_cache
+def plane() -> Plane:
+    """Everything that the control plane's work needs from outside."""
+    return _WiredPlane()

@@ -1,7 +1,7 @@
 """The tasks of the `fail_over` state machine: each reads rows, lets the domain decide, writes, and reads back.
 
-Every task is safe to run twice and at any later time: what it does is conditional on the claim of its attempt, on the epoch, or
-on both. Decisions that the machine branches on are returned under `decision`.
+Every task is safe to run twice and at any later time: what it does is conditional on the claim of its attempt, on the
+epoch, or on both. Decisions that the machine branches on are returned under `decision`.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
     """Decide where to go from here.
 
     Returns:
-        `decision`: `promoted` (a promotion has happened), `await_serving` (a handover is open), `hand_over` (the replica can
-        take over), `await_ready` (it is being prepared), `launch` (there is none), or `lost` (every copy is gone).
+        `decision`: `promoted` (a promotion has happened), `await_serving` (a handover is open), `hand_over` (the
+        replica can take over), `await_ready` (it is being prepared), `launch` (there is none), or `lost` (every copy
+        is gone).
 
     Raises:
         ClaimLost: Another attempt is at work.
@@ -134,7 +135,7 @@ def launch_replacement(plane: Plane, agent_id: str, epoch: int, attempt: int) ->
     """Launch a replacement, whatever the toggles say: an emergency bypasses them."""
     _current(plane, agent_id, epoch, attempt)
     replica = replication.create_replica(
-        plane, agent_id, type=ReplicaType.AUTOMATIC_TERMINATION, created_by=_creator(epoch, attempt)
+        plane, agent_id, replica_type=ReplicaType.AUTOMATIC_TERMINATION, created_by=_creator(epoch, attempt)
     )
     return {"replica_id": replica.replica_id}
 
@@ -215,13 +216,13 @@ def assess_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> di
     return {"decision": "wait"}
 
 
-def switch_traffic(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+def switch_traffic(plane: Plane, agent_id: str) -> dict[str, Any]:
     """Move the traffic path to the primary of the highest epoch there is."""
     moved = move_traffic(plane, agent_id)
     return {"moved": moved}
 
 
-def confirm_serving(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
+def confirm_serving(plane: Plane, agent_id: str, epoch: int) -> dict[str, Any]:
     """Make sure that the promoted instance serves, now that traffic reaches it.
 
     Raises:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.replicas import Replica
@@ -14,16 +13,37 @@ DEAD_STATES = ("stopped", "terminated")
 """EC2 states that prove that nothing runs on an instance; `shutting-down` is not death yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plane:
-    """Everything outside that the control plane's work needs."""
+class Plane(Protocol):
+    """Everything outside that the control plane's work needs; a port that is not asked for need not be built."""
 
-    records: Records
-    fleet: Fleet
-    compute: Compute
-    workflows: Workflows
-    joining: Joining
-    clock: Callable[[], datetime]
+    @property
+    def records(self) -> Records:
+        """The tables."""
+        ...
+
+    @property
+    def fleet(self) -> Fleet:
+        """Agents and pools across agents."""
+        ...
+
+    @property
+    def compute(self) -> Compute:
+        """EC2."""
+        ...
+
+    @property
+    def workflows(self) -> Workflows:
+        """Step Functions."""
+        ...
+
+    @property
+    def joining(self) -> Joining:
+        """What a launched instance needs to join."""
+        ...
+
+    def clock(self) -> datetime:
+        """The time, with its zone."""
+        ...
 
 
 def active_replica(plane: Plane, agent: Agent) -> Replica | None:

@@ -34,8 +34,8 @@ def select_pool(plane: Plane, agent_id: str, replica_id: str) -> dict[str, Any]:
     """Choose where to launch next: the first target, in order, that this replica has not tried.
 
     Returns:
-        `number` of the attempt, `pool_id`, `lifecycle`, `subnet_id`. A repeated call repeats an attempt whose outcome is not
-        known, so that it is asked for again under the same client token.
+        `number` of the attempt, `pool_id`, `lifecycle`, `subnet_id`. A repeated call repeats an attempt whose outcome
+        is not known, so that it is asked for again under the same client token.
 
     Raises:
         NoPoolQualifies: Everything was tried, on-demand too.
@@ -198,7 +198,9 @@ def _store_token(plane: Plane, agent_id: str, replica_id: str, task_token: str) 
 
 
 def _commit(plane: Plane, transaction: Transaction) -> None:
-    """Commit a step of a launch; that it was done before, or overtaken by the agent's own joining, is found on the row."""
+    """Commit a step of a launch; that it was done before, or overtaken by the agent's own joining, is found on the
+    row.
+    """
     try:
         plane.records.commit(transaction)
     except (ConditionFailed, OutcomeUnknown):

@@ -31,7 +31,7 @@ def create_replica(
     plane: Plane,
     agent_id: str,
     *,
-    type: ReplicaType,
+    replica_type: ReplicaType,
     created_by: str,
     purpose: str | None = None,
     pool_id: str | None = None,
@@ -39,8 +39,8 @@ def create_replica(
 ) -> Replica:
     """Create a replica and start to prepare it; the same purpose in the same epoch gives the same replica.
 
-    Without a purpose, the number of replicas made so far stands in: triggers that come at the same time make one replica.
-    Emergencies are given the replica that is active already, whoever made it; an operator is refused instead.
+    Without a purpose, the number of replicas made so far stands in: triggers that come at the same time make one
+    replica. Emergencies are given the replica that is active already, whoever made it; an operator is refused instead.
 
     Raises:
         AgentUnknown: No such agent.
@@ -52,12 +52,12 @@ def create_replica(
         agent = plane.records.agent(agent_id)
         if agent.lost:
             raise AgentLost(f"agent {agent_id} is lost: every copy of its state is gone; register a new agent")
-        if type is ReplicaType.MANUAL and not agent.manual_replica:
+        if replica_type is ReplicaType.MANUAL and not agent.manual_replica:
             raise ToggledOff("manual_replica is off for this agent; expected it on; switch it on in the configuration")
         replica_id = replicas.replica_id_for(agent_id, epoch=agent.epoch, purpose=purpose or f"#{agent.replica_count}")
         active = active_replica(plane, agent)
         if active is not None:
-            if active.replica_id != replica_id and type is ReplicaType.MANUAL:
+            if active.replica_id != replica_id and replica_type is ReplicaType.MANUAL:
                 raise ReplicaAlreadyActive(
                     f"replica {active.replica_id} is '{active.status}'; one is active at a time; terminate it first"
                 )
@@ -66,7 +66,7 @@ def create_replica(
         replica = Replica(
             agent_id=agent_id,
             replica_id=replica_id,
-            type=type,
+            type=replica_type,
             status=ReplicaState.LAUNCHING,
             epoch=agent.epoch,
             created_by=created_by,
@@ -111,8 +111,8 @@ def report_ready(
             return replica
         if replica.status is not ReplicaState.SYNCING or replica.readiness >= readiness:
             raise ReplicaNotReady(
-                f"replica {replica_id} is '{replica.status}' at readiness {replica.readiness}; expected 'syncing' below "
-                f"{readiness}"
+                f"replica {replica_id} is '{replica.status}' at readiness {replica.readiness}; "
+                f"expected 'syncing' below {readiness}"
             )
         change = replicas.report_ready(
             agent,
@@ -148,8 +148,8 @@ def report_unready(
             return replica
         if replica.readiness > readiness or replica.status is ReplicaState.LAUNCHING:
             raise ReplicaNotReady(
-                f"replica {replica_id} is '{replica.status}' at readiness {replica.readiness}; {readiness} is older; read the "
-                f"present number from the heartbeat's answer"
+                f"replica {replica_id} is '{replica.status}' at readiness {replica.readiness}; {readiness} is "
+                f"older; read the present number from the heartbeat's answer"
             )
         try:
             plane.records.commit(replicas.report_unready(agent, replica, readiness=readiness))
@@ -278,8 +278,8 @@ def abort_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: int)
 def end_replica(plane: Plane, agent_id: str, replica_id: str, *, state: ReplicaState, reason: str) -> Replica:
     """End a replica and let go of its instance. Competes with its promotion; a promoted replica is left alone.
 
-    The row is ended first and the instance terminated after, so that a crash in between leaves an instance to clean up and
-    never a row that promises one.
+    The row is ended first and the instance terminated after, so that a crash in between leaves an instance to clean up
+    and never a row that promises one.
 
     Raises:
         HandoverInProgress: The state is `terminated` (somebody asked) and a handover to it is open.

@@ -103,7 +103,7 @@ def prepare_for_risk(plane: Plane, agent: Agent, signal: Signal) -> Started:
     """
     record(plane, agent, signal, response_action="prepare-replica")
     replica = replication.create_replica(
-        plane, agent.agent_id, type=ReplicaType.AUTOMATIC_REBALANCE, created_by=f"signal:{signal.type}"
+        plane, agent.agent_id, replica_type=ReplicaType.AUTOMATIC_REBALANCE, created_by=f"signal:{signal.type}"
     )
     return Started(replica_id=replica.replica_id, reason=f"replica is '{replica.status}'")
 
@@ -153,8 +153,8 @@ def record_once(plane: Plane, interruption: Interruption) -> None:
 def wake_if_serving(plane: Plane, agent: Agent, heartbeat: Heartbeat) -> None:
     """Wake the failover that waits for the promoted instance, once that says that it serves.
 
-    To be called after the heartbeat was written, with the agent read after that: so that whichever of the two, the waiting
-    execution's last check or this call, comes second sees the other's write.
+    To be called after the heartbeat was written, with the agent read after that: so that whichever of the two, the
+    waiting execution's last check or this call, comes second sees the other's write.
     """
     promoted = agent.handover_state is HandoverState.COMMITTED and heartbeat.instance_id == agent.primary_instance_id
     if promoted and heartbeat.serving and heartbeat.epoch == agent.epoch and agent.task_token is not None:

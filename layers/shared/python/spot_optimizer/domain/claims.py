@@ -1,9 +1,9 @@
 """The claim: how any number of triggers become one failover execution at a time.
 
-Every trigger calls one starter. It claims the agent's row with the next attempt number, and names the execution after agent,
-epoch and attempt; a trigger that finds a claim whose execution runs joins it, and raises its urgency if its own is higher; a
-claim whose execution no longer runs is retaken. The name only avoids waste: that a failover happens once comes from the
-promotion transaction.
+Every trigger calls one starter. It claims the agent's row with the next attempt number, and names the execution after
+agent, epoch and attempt; a trigger that finds a claim whose execution runs joins it, and raises its urgency if its own
+is higher; a claim whose execution no longer runs is retaken. The name only avoids waste: that a failover happens once
+comes from the promotion transaction.
 """
 
 from __future__ import annotations

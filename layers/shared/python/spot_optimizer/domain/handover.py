@@ -1,7 +1,8 @@
 """Handovers: the conditional writes from opening one to the promotion that ends it.
 
-A handover is opened against one replica at one readiness, and ends once: committed by the standby's promotion or aborted. The
-promotion is one transaction; whatever else happens at the same moment, at most one promotion per epoch can succeed.
+A handover is opened against one replica at one readiness, and ends once: committed by the standby's promotion or
+aborted. The promotion is one transaction; whatever else happens at the same moment, at most one promotion per epoch
+can succeed.
 """
 
 from __future__ import annotations
@@ -162,7 +163,8 @@ def promote(
         instance_id: The replica's instance, as its token proves.
         pool_id: The pool of that instance.
         basis: Why it may.
-        readiness: The readiness number it acts on; a promotion that was delayed while readiness was taken back and given
+        readiness: The readiness number it acts on; a promotion that was delayed while readiness was taken back and
+            given
             again must not pass.
         covered_until: The old primary's state up to here is on the standby.
         now: When.
@@ -187,10 +189,10 @@ def promote(
         raise PromotionUnproven("EC2 does not say that the primary is stopped or terminated; wait for the proof")
     if readiness != replica.readiness or not may_take_over(replica, primary_dead=basis is Basis.PRIMARY_DEAD):
         raise ReplicaNotReady(
-            f"replica {replica.replica_id} is '{replica.status}' at readiness {replica.readiness}; the promotion was asked for "
-            f"at readiness {readiness}"
+            f"replica {replica.replica_id} is '{replica.status}' at readiness {replica.readiness}; the promotion was "
+            f"asked for at readiness {readiness}"
         )
-    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, now=now)
+    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until)
     agent_conditions: dict[str, Condition] = {
         "epoch": Equals(agent.epoch),
         "primary_instance_id": Equals(agent.primary_instance_id),
@@ -267,11 +269,12 @@ def switch_id_for(epoch: int) -> str:
     return f"{epoch:010d}"
 
 
-def rpo_seconds(replica: Replica, *, basis: Basis, covered_until: datetime | None, now: datetime) -> float:
+def rpo_seconds(replica: Replica, *, basis: Basis, covered_until: datetime | None) -> float:
     """How much of the primary's time can be missing on the standby, at most.
 
-    A handover with a final generation misses nothing. Otherwise it is the primary's lag as last reported: what came after
-    that can not be known, so the reported lag is the estimate that is recorded, and never less than what the standby says.
+    A handover with a final generation misses nothing. Otherwise it is the primary's lag as last reported: what came
+    after that can not be known, so the reported lag is the estimate that is recorded, and never less than what the
+    standby says.
     """
     if basis is Basis.FINAL_GENERATION:
         return 0.0

@@ -1,9 +1,9 @@
 """The lease by which a ready standby keeps its primary from serving unseen.
 
-While a standby is `ready` it is the lessor: the primary may serve only until `held_until`, and the standby asks for promotion
-no earlier than `safe_after`. Both count on a monotonic clock that also runs while the machine sleeps (CLOCK_BOOTTIME); wall
-clocks play no part. The primary counts from before it sent its request, the standby from when it granted, so time on the wire
-only makes the primary stop earlier.
+While a standby is `ready` it is the lessor: the primary may serve only until `held_until`, and the standby asks for
+promotion no earlier than `safe_after`. Both count on a monotonic clock that also runs while the machine sleeps
+(CLOCK_BOOTTIME); wall clocks play no part. The primary counts from before it sent its request, the standby from when
+it granted, so time on the wire only makes the primary stop earlier.
 
 Gray and Cheriton, "Leases", SOSP 1989, is the source of the idea and of the drift term.
 """

@@ -67,7 +67,8 @@ def launch_order(
     cooling_pool_ids: Collection[str] = (),
     excluded_zones: Collection[str] = (),
 ) -> tuple[LaunchTarget, ...]:
-    """Order every acceptable way to launch a standby: spot by price, pools in cooldown after the others, on-demand last.
+    """Order every acceptable way to launch a standby: spot by price, pools in cooldown after the others, on-demand
+    last.
 
     A pool that interrupted somebody lately is tried late rather than never: a standby there is still better than none.
     On-demand in the primary's own pool is allowed, because its capacity and quota are separate from spot's, but only as
@@ -112,7 +113,7 @@ def launch_order(
     ]
     if not targets:
         raise NoPoolQualifies(
-            f"no pool is left: zones with a subnet {sorted(subnets)}, excluded {sorted(excluded_zones)}, instance types "
-            f"{list(types)}; allow another zone or instance type for this agent"
+            f"no pool is left: zones with a subnet {sorted(subnets)}, excluded {sorted(excluded_zones)}, "
+            f"instance types {list(types)}; allow another zone or instance type for this agent"
         )
     return tuple(targets)

@@ -1,8 +1,8 @@
 """The vocabulary of an agent's protocol: what can happen to it (events) and what it can do (actions).
 
-An instance runs one role at a time: `primary.decide` or `standby.decide`. Both are pure: `(state, event, now) -> (state,
-actions)`. `now` is CLOCK_BOOTTIME in seconds. The agent's loop performs the actions in order and feeds what comes of them back
-as events; so does the simulator. Rules for whoever drives them:
+An instance runs one role at a time: `primary.decide` or `standby.decide`. Both are pure: `(state, event, now) ->
+(state, actions)`. `now` is CLOCK_BOOTTIME in seconds. The agent's loop performs the actions in order and feeds what
+comes of them back as events; so does the simulator. Rules for whoever drives them:
 
 * `Remember` is durable before any later action of the same decision is performed.
 * Requests to the control plane answer with exactly one event; a time-out, a 5xx or a lost answer is `Outcome.UNKNOWN`.
@@ -27,7 +27,8 @@ class Outcome(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-# --- events --------------------------------------------------------------------------------------------------------------
+# --- events
+# --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,8 @@ Event = (
 )
 
 
-# --- actions -------------------------------------------------------------------------------------------------------------
+# --- actions
+# -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Freeze:
-    """Make the workload acknowledge nothing; answers `WorkloadFrozen`, or `WorkloadStopped` where it had to be stopped."""
+    """Make the workload acknowledge nothing; answers `WorkloadFrozen`, or `WorkloadStopped` where it had to be
+    stopped.
+    """
 
     handover_id: str
 

@@ -1,7 +1,8 @@
 """Replicas: instances that are being prepared to take over, and the conditional writes of their life.
 
-`launching → syncing ⇄ ready → promoted | terminated | failed`. Only the primary turns a replica ready, because being ready
-binds the primary to the replica's lease; a readiness number makes a delayed report of an earlier readiness harmless.
+`launching → syncing ⇄ ready → promoted | terminated | failed`. Only the primary turns a replica ready, because being
+ready binds the primary to the replica's lease; a readiness number makes a delayed report of an earlier readiness
+harmless.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An instance whose part is over, or has not been told yet: it runs nothing, keeps its data, and asks where it stands.
 
-A retired primary stays a candidate until AWS takes it: the control plane may make it the primary of a later epoch again, and
-its data is then the newest there is.
+A retired primary stays a candidate until AWS takes it: the control plane may make it the primary of a later epoch
+again, and its data is then the newest there is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Signals: everything that can say that a primary may have to be replaced, brought into one form.
 
-Sources: the EC2 user guide's pages on spot instance interruptions, rebalance recommendations and instance state changes.
-EventBridge delivers these best effort: they may be lost, duplicated or late.
+Sources: the EC2 user guide's pages on spot instance interruptions, rebalance recommendations and instance state
+changes. EventBridge delivers these best effort: they may be lost, duplicated or late.
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def check_termination_time(termination_time: datetime, *, now: datetime) -> None
         NoticeTooOld: The time is more than `OLDEST_NOTICE` in the past.
     """
     if now - termination_time > OLDEST_NOTICE:
+        past_seconds = (now - termination_time).total_seconds()
         raise NoticeTooOld(
-            f"termination_time {termination_time.isoformat()} is {(now - termination_time).total_seconds():.0f} s in the past; "
+            f"termination_time {termination_time.isoformat()} is {past_seconds:.0f} s in the past; "
             f"expected at most {OLDEST_NOTICE.total_seconds():.0f} s; check the instance's clock"
         )
 

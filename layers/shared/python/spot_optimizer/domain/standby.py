@@ -1,9 +1,11 @@
 """The standby's side of the protocol: it grants the lease, and asks for promotion itself when it may.
 
 1. While it grants the lease, its primary may serve. It stops granting durably before it waits the lease out.
-2. It asks for promotion on one of three bases: the final generation of a frozen primary is durable here; the lease it stopped
-   granting has run out and the control plane has opened a handover to it; EC2 itself says that the primary is dead.
-3. It grants again only when the control plane shows a higher readiness number than any promotion of its could still use.
+2. It asks for promotion on one of three bases: the final generation of a frozen primary is durable here; the lease it
+   stopped granting has run out and the control plane has opened a handover to it; EC2 itself says that the primary is
+   dead.
+3. It grants again only when the control plane shows a higher readiness number than any promotion of its could still
+   use.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Standby:
         status_asked_at: When that was asked for.
         granting: Whether it grants the lease; durable.
         refused_at_readiness: No promotion of its can use a readiness above this; durable.
-        granted_at: When it last granted the lease; at the start of a process, that start, for an earlier process may have
+        granted_at: When it last granted the lease; at the start of a process, that start, for an earlier process may
+            have
             granted a moment before.
         heard_at: When the primary last asked.
         generation: The last generation that is durable here, 0 for none.
@@ -237,10 +240,10 @@ class _Turn:
             # The control plane has confirmed, after the primary fell silent, that we are still ready.
             self.put(granting=False, refused_at_readiness=max(state.refused_at_readiness, state.readiness))
             self.do(Remember(granting=False, refused_at_readiness=self.state.refused_at_readiness))
-        if not self.state.granting and not self._handover_is_ours:
-            if self.now - state.silent_sent_at >= SILENT_REPEAT_SECONDS:
-                self.put(silent_sent_at=self.now)
-                self.do(ReportSilent())
+        due = self.now - state.silent_sent_at >= SILENT_REPEAT_SECONDS
+        if due and not self.state.granting and not self._handover_is_ours:
+            self.put(silent_sent_at=self.now)
+            self.do(ReportSilent())
 
     @property
     def _handover_is_ours(self) -> bool:

@@ -1,4 +1,4 @@
-"""Bearer tokens: `spo_<kind>_<id>_<secret>`. Only the hash of a secret is ever stored, and expiry is checked on every read."""
+"""Bearer tokens: `spo_<kind>_<id>_<secret>`. Only a secret's hash is ever stored, and expiry is checked on every read."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def hash_of(secret: str) -> str:
 def admit(presented: Presented, token: Token | None, *, now: datetime) -> Caller:
     """Tell who presents a token.
 
-    Unknown, wrong and expired look alike from outside, except that an expired token says so: its bearer proved to hold it.
+    Unknown and wrong look alike from outside. An expired token says so: its bearer proved to hold it.
 
     Raises:
         TokenInvalid: Unknown, wrong or expired.

@@ -1,8 +1,8 @@
 """Conditional writes as data.
 
-Every rule that fences or makes a step idempotent is a condition on a row. Rules build these values; an adapter turns them
-into DynamoDB expressions, a simulator evaluates them on its own tables. So the conditions that run in production are the
-conditions that were tested, and each can be removed alone to prove that a test notices.
+Every rule that fences or makes a step idempotent is a condition on a row. Rules build these values; an adapter turns
+them into DynamoDB expressions, a simulator evaluates them on its own tables. So the conditions that run in production
+are the conditions that were tested, and each can be removed alone to prove that a test notices.
 """
 
 from __future__ import annotations
