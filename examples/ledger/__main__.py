@@ -9,7 +9,7 @@ from examples.ledger.settings import Settings, read_settings
 USAGE = """usage: python -m examples.ledger <verb>
 
   serve     serve in the foreground until SIGTERM             (HOOK_START)
-  stop      have the serving process end, and wait for it                
+  stop      have the serving process end, and wait for it
   freeze    stop acknowledging; returns when nothing is in flight (HOOK_FREEZE)
   thaw      acknowledge again                                 (HOOK_THAW)
   quiesce   bring the image up to the last committed entry    (HOOK_QUIESCE)

@@ -64,12 +64,8 @@ def test_a_handover_loses_nothing_and_the_audit_says_so(pair: list[Machine], tmp
     assert verdict.acknowledged_writes == client.acknowledged >= 100
     assert verdict.failed_attempts == client.failed_attempts > 0
     assert verdict.longest_gap_seconds == client.longest_gap_seconds > 0
-    assert {hook.hook for hook in verdict.hooks if hook.seconds_in_outage > 0} >= {
-        "freeze",
-        "quiesce",
-        "restore",
-        "start",
-    }
+    # Freezing hardly counts: while its process starts, the ledger goes on acknowledging.
+    assert {hook.hook for hook in verdict.hooks if hook.seconds_in_outage > 0} >= {"quiesce", "restore", "start"}
     assert 0 < verdict.hook_seconds <= verdict.longest_gap_seconds
     assert client.last_epoch == 2
 
