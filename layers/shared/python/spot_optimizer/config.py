@@ -28,7 +28,7 @@ class SettingMissing(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the deployment tells a function. A function is given only the settings it uses; the others are never read."""
+    """What the deployment tells a function. It is given only the settings it uses; the others are never read."""
 
     environment: Mapping[str, str]
 

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING
 from aws_lambda_powertools import Logger, Metrics
 
 from spot_optimizer.config import Config
+from spot_optimizer.domain.writes import Table
 
 if TYPE_CHECKING:
+    from spot_optimizer.adapters.clients import DynamoClients
     from spot_optimizer.adapters.database import Database
+    from spot_optimizer.adapters.fleet import DynamoFleet
+    from spot_optimizer.adapters.parameters import Parameters
+    from spot_optimizer.adapters.records import DynamoRecords
     from spot_optimizer.adapters.sessions import Clients
     from spot_optimizer.control.plane import Plane
     from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
@@ -46,23 +51,26 @@ def _database() -> Database:
 
 
 @lru_cache
-def records() -> Records:
+def records() -> DynamoRecords:
     """The tables a failover reads and writes."""
     from spot_optimizer.adapters.records import DynamoRecords
 
     config = settings()
-    return DynamoRecords(_database(), tables=config.tables_given(), heartbeats_table=config.heartbeats_table)
+    return DynamoRecords(
+        _database(), tables=config.tables_given(), heartbeats_table_name=lambda: config.heartbeats_table
+    )
 
 
 @lru_cache
-def fleet() -> Fleet:
+def fleet() -> DynamoFleet:
     """Agents and pools across agents."""
     from spot_optimizer.adapters.fleet import DynamoFleet
-    from spot_optimizer.domain.writes import Table
 
     config = settings()
     return DynamoFleet(
-        _database(), agents_table=config.table(Table.AGENTS), interruptions_table=config.table(Table.INTERRUPTIONS)
+        _database(),
+        agents_table_name=lambda: config.table(Table.AGENTS),
+        interruptions_table_name=lambda: config.table(Table.INTERRUPTIONS),
     )
 
 
@@ -82,9 +90,16 @@ def workflows() -> Workflows:
     config = settings()
     return StepFunctionsWorkflows(
         _clients(),
-        fail_over_arn=lambda: config.fail_over_state_machine_arn,
-        prepare_replica_arn=lambda: config.prepare_replica_state_machine_arn,
+        fail_over_machine=lambda: config.fail_over_state_machine_arn,
+        prepare_replica_machine=lambda: config.prepare_replica_state_machine_arn,
     )
+
+
+@lru_cache
+def _parameters() -> Parameters:
+    from spot_optimizer.adapters.parameters import Parameters
+
+    return Parameters(_clients())
 
 
 @lru_cache
@@ -93,7 +108,13 @@ def joining() -> Joining:
     from spot_optimizer.adapters.joining import KmsJoining
 
     config = settings()
-    return KmsJoining(_clients(), records(), join_key_id=config.join_key_id, api_url_parameter=config.api_url_parameter)
+    return KmsJoining(
+        _clients(),
+        _parameters(),
+        records(),
+        join_key_id=lambda: config.join_key_id,
+        api_url_parameter=lambda: config.api_url_parameter,
+    )
 
 
 class _WiredPlane:
@@ -127,3 +148,11 @@ class _WiredPlane:
 def plane() -> Plane:
     """Everything that the control plane's work needs from outside."""
     return _WiredPlane()
+
+
+@lru_cache
+def clients() -> DynamoClients:
+    """The tenants."""
+    from spot_optimizer.adapters.clients import DynamoClients
+
+    return DynamoClients(_database(), settings().clients_table)

@@ -1,4 +1,4 @@
-"""Bearer tokens: `spo_<kind>_<id>_<secret>`. Only a secret's hash is ever stored, and expiry is checked on every read."""
+"""Bearer tokens: `spo_<kind>_<id>_<secret>`. Only a secret's hash is stored, and expiry is checked on every read."""
 
 from __future__ import annotations
 
@@ -151,9 +151,8 @@ def admit(presented: Presented, token: Token | None, *, now: datetime) -> Caller
     if token is None or not known or token.kind is not presented.kind:
         raise TokenInvalid(f"the token is unknown or was revoked; {EXPECTED}")
     if token.expires_at <= now:
-        raise TokenInvalid(
-            f"the token expired at {token.expires_at.isoformat()}; rotate it or ask an operator for a new one"
-        )
+        expiry = token.expires_at.isoformat()
+        raise TokenInvalid(f"the token expired at {expiry}; expected one in force; ask an operator for a new one")
     return Caller(
         kind=token.kind,
         token_id=token.token_id,
@@ -173,12 +172,10 @@ def require_role(caller: Caller, role: OperatorRole) -> None:
         Forbidden: Anybody else.
     """
     if not caller.has_role(role):
-        held = (
-            f"an operator token of role '{caller.role}'"
-            if caller.role is not None
-            else f"a token of kind '{caller.kind}'"
+        held = caller.kind if caller.role is None else f"{caller.kind} ({caller.role})"
+        raise Forbidden(
+            f"a token of kind {held} does not allow this; expected an operator token of role '{role}' or higher"
         )
-        raise Forbidden(f"{held} does not allow this; expected an operator token of role '{role}' or higher")
 
 
 def derived_id(purpose: str, *parts: str) -> str:

@@ -1,0 +1,57 @@
+"""Agents and pools seen across agents, through indexes that may lag."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from spot_optimizer.adapters.agents import CLIENT_INDEX, LISTING, LISTING_INDEX, agents_table
+from spot_optimizer.adapters.database import BoundTable, Database, Page
+from spot_optimizer.adapters.interruptions import POOL_INDEX, interruptions_table
+from spot_optimizer.domain.agents import Agent, Interruption
+
+
+class DynamoFleet:
+    """Implements `Fleet`, and lists agents for people.
+
+    Args:
+        database: The connection.
+        agents_table_name: Tells the physical name; asked when the table is first read.
+        interruptions_table_name: As well.
+    """
+
+    def __init__(
+        self, database: Database, *, agents_table_name: Callable[[], str], interruptions_table_name: Callable[[], str]
+    ) -> None:
+        self._database = database
+        self._agents_table_name = agents_table_name
+        self._interruptions_table_name = interruptions_table_name
+
+    @cached_property
+    def _agents(self) -> BoundTable[Agent]:
+        return agents_table(self._database, self._agents_table_name())
+
+    @cached_property
+    def _interruptions(self) -> BoundTable[Interruption]:
+        return interruptions_table(self._database, self._interruptions_table_name())
+
+    def agents_with_primary(self) -> tuple[Agent, ...]:
+        """Every agent that is not lost."""
+        return tuple(agent for agent in self._agents.query_index(LISTING_INDEX, LISTING) if not agent.lost)
+
+    def pools_interrupted_since(self, pool_ids: Collection[str], since: datetime) -> frozenset[str]:
+        """Those of the pools that interrupted an instance of ours at or after `since`."""
+        path = self._interruptions.path("detected_at")
+        return frozenset(
+            pool_id
+            for pool_id in pool_ids
+            if any(True for _ in self._interruptions.query_index(POOL_INDEX, pool_id, path >= since))
+        )
+
+    def agents_page(self, *, client_id: str | None, start: Mapping[str, Any] | None, limit: int) -> Page[Agent]:
+        """One page of agents by id: of one client, or of all."""
+        if client_id is not None:
+            return self._agents.page(CLIENT_INDEX, client_id, start=start, limit=limit)
+        return self._agents.page(LISTING_INDEX, LISTING, start=start, limit=limit)

@@ -1,0 +1,34 @@
+"""The table of interruption events."""
+
+from __future__ import annotations
+
+from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.models import Model
+
+from spot_optimizer.adapters.database import BoundTable, Database, Index, InstantAttribute
+from spot_optimizer.domain.agents import Interruption
+
+POOL_INDEX = Index("pool-index", "pool_id", "detected_at")
+
+
+class InterruptionRow(Model):
+    """One recorded signal; attributes are those of `Interruption`."""
+
+    agent_id = UnicodeAttribute(hash_key=True)
+    event_id = UnicodeAttribute(range_key=True)
+    instance_id = UnicodeAttribute()
+    pool_id = UnicodeAttribute()
+    signal_type = UnicodeAttribute()
+    detected_at = InstantAttribute()
+    termination_time = InstantAttribute(null=True)
+    response_action = UnicodeAttribute(null=True)
+    replica_id = UnicodeAttribute(null=True)
+    epoch = NumberAttribute(null=True)
+    failover_completed = BooleanAttribute()
+    failover_time_ms = NumberAttribute(null=True)
+    failure = UnicodeAttribute(null=True)
+
+
+def interruptions_table(database: Database, table_name: str) -> BoundTable[Interruption]:
+    """Bind the table of interruption events."""
+    return BoundTable(database, table_name, row=InterruptionRow, value=Interruption, indexes=(POOL_INDEX,))

@@ -1,0 +1,32 @@
+"""The table of promotions."""
+
+from __future__ import annotations
+
+from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
+from pynamodb.models import Model
+
+from spot_optimizer.adapters.database import BoundTable, Database, FloatAttribute, InstantAttribute
+from spot_optimizer.domain.agents import Switch
+
+
+class SwitchRow(Model):
+    """One promotion; attributes are those of `Switch`."""
+
+    agent_id = UnicodeAttribute(hash_key=True)
+    switch_id = UnicodeAttribute(range_key=True)
+    epoch = NumberAttribute()
+    from_instance_id = UnicodeAttribute()
+    to_instance_id = UnicodeAttribute()
+    from_pool_id = UnicodeAttribute()
+    to_pool_id = UnicodeAttribute()
+    switch_reason = UnicodeAttribute()
+    basis = UnicodeAttribute()
+    switched_at = InstantAttribute()
+    served_at = InstantAttribute(null=True)
+    rpo_seconds = FloatAttribute(null=True)
+    rpo_breached = BooleanAttribute()
+
+
+def switches_table(database: Database, table_name: str) -> BoundTable[Switch]:
+    """Bind the table of promotions."""
+    return BoundTable(database, table_name, row=SwitchRow, value=Switch)

@@ -1,0 +1,9 @@
+"""Fakes that implement the ports in memory; tests/adapters/test_records.py holds them against DynamoDB."""
+
+from tests.fakes.compute import FakeCompute
+from tests.fakes.fleet import FakeFleet
+from tests.fakes.joining import FakeJoining
+from tests.fakes.records import FakeRecords
+from tests.fakes.workflows import FakeWorkflows
+
+__all__ = ["FakeCompute", "FakeFleet", "FakeJoining", "FakeRecords", "FakeWorkflows"]
