@@ -1,0 +1,191 @@
+"""When a standby grants the lease, and when it asks for promotion."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spot_optimizer.domain import lease, standby
+from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.orders import HandoverView, Orders, Peer, Role
+from spot_optimizer.domain.primary import Primary
+from spot_optimizer.domain.protocol import (
+    Action,
+    AnswerLease,
+    Commit,
+    CommitAnswered,
+    EpochOver,
+    Event,
+    GenerationCommitted,
+    LeaseAsked,
+    OrdersReceived,
+    Outcome,
+    Remember,
+    ReportSilent,
+    Start,
+    Tick,
+)
+from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.retired import Retired
+from spot_optimizer.domain.standby import Standby
+
+HANDOVER = "agt-1-h1-1"
+
+
+def orders(
+    *, status: ReplicaState = ReplicaState.READY, readiness: int = 1, handover: HandoverView | None = None, epoch: int = 1
+) -> Orders:
+    peer = Peer("rep-1", "i-1", status, readiness, "10.0.0.1", 7443, "pem")
+    return Orders(Role.STANDBY, epoch, peer, handover, handover is not None, 30.0, 1.0)
+
+
+def a_handover(*, primary_dead: bool = False, state: HandoverState = HandoverState.OPEN) -> HandoverView:
+    return HandoverView(HANDOVER, state, "rep-1", 1, primary_dead)
+
+
+class Agent:
+    """A standby that is fed events."""
+
+    def __init__(self) -> None:
+        self.state: Standby | Primary | Retired = Standby(epoch=1, replica_id="rep-1")
+        self.now = 100.0
+        self.beat = 0
+
+    def sees(self, *events: Event, after: float = 0.0) -> list[Action]:
+        self.now += after
+        found: list[Action] = []
+        for event in events:
+            assert isinstance(self.state, Standby)
+            self.state, actions = standby.decide(self.state, event, self.now)
+            found += actions
+        return found
+
+    def is_told(self, told: Orders, *, after: float = 0.0) -> list[Action]:
+        self.beat += 1
+        return self.sees(OrdersReceived(self.beat, self.now + after, told), after=after)
+
+
+def a_ready_standby() -> Agent:
+    agent = Agent()
+    agent.sees(GenerationCommitted(3, "2026-01-01T00:00:00+00:00"))
+    agent.sees(LeaseAsked(1, 1))
+    agent.is_told(orders())
+    return agent
+
+
+def a_standby_of_a_silent_primary() -> Agent:
+    agent = a_ready_standby()
+    agent.sees(Tick(), after=lease.SILENCE_SECONDS + 0.1)
+    agent.is_told(orders(), after=0.1)
+    return agent
+
+
+def of[A](kind: type[A], actions: list[Action]) -> list[A]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def test_the_lease_is_granted_to_the_primary_of_its_epoch_only() -> None:
+    agent = a_ready_standby()
+    assert of(AnswerLease, agent.sees(LeaseAsked(2, 1)))[0].granted
+    assert not of(AnswerLease, agent.sees(LeaseAsked(3, 2)))[0].granted
+
+
+def test_a_silent_primary_is_reported_once_the_control_plane_confirms_that_the_standby_is_ready() -> None:
+    agent = a_ready_standby()
+    assert not of(ReportSilent, agent.sees(Tick(), after=lease.SILENCE_SECONDS + 0.1))
+    actions = agent.is_told(orders(), after=0.1)
+    assert [type(action) for action in actions if isinstance(action, Remember | ReportSilent)] == [
+        Remember,
+        ReportSilent,
+    ]
+
+
+def test_a_standby_that_is_not_ready_leaves_a_silent_primary_alone() -> None:
+    agent = a_ready_standby()
+    agent.sees(Tick(), after=lease.SILENCE_SECONDS + 0.1)
+    assert not of(ReportSilent, agent.is_told(orders(status=ReplicaState.SYNCING), after=0.1))
+
+
+def test_once_it_stopped_granting_it_refuses_the_lease() -> None:
+    agent = a_standby_of_a_silent_primary()
+    assert not of(AnswerLease, agent.sees(LeaseAsked(9, 1)))[0].granted
+
+
+def test_promotion_on_an_expired_lease_waits_the_lease_out() -> None:
+    agent = a_standby_of_a_silent_primary()
+    granted_at = 100.0
+    agent.is_told(orders(handover=a_handover()), after=0.2)
+    commits: list[Commit] = []
+    while not commits:
+        commits = of(Commit, agent.sees(Tick(), after=0.05))
+    assert commits == [Commit(HANDOVER, Basis.LEASE_EXPIRED, 1, 3, "2026-01-01T00:00:00+00:00")]
+    assert agent.now >= lease.safe_after(granted_at)
+
+
+@given(slow=st.floats(0, lease.CLOCK_DRIFT), fast=st.floats(0, lease.CLOCK_DRIFT), wire=st.floats(0, 30))
+def test_no_clock_drift_lets_two_serve(slow: float, fast: float, wire: float) -> None:
+    """The primary's clock is slow, the standby's fast, the request takes any time to arrive; all in true seconds."""
+    asked, granted = 0.0, wire
+    primary_killed = asked + lease.LEASE_SECONDS / (1 - slow) + lease.FENCE_LATENCY_SECONDS
+    standby_asks = granted + (lease.safe_after(0.0)) / (1 + fast)
+    assert standby_asks >= primary_killed
+
+
+def test_the_final_generation_is_followed_by_the_promotion_at_once() -> None:
+    agent = a_ready_standby()
+    final = GenerationCommitted(4, "2026-01-01T00:00:01+00:00", final_for=HANDOVER, readiness=1)
+    assert of(Commit, agent.sees(final)) == [
+        Commit(HANDOVER, Basis.FINAL_GENERATION, 1, 4, "2026-01-01T00:00:01+00:00")
+    ]
+
+
+def test_word_of_the_primarys_death_is_followed_by_the_promotion_at_once() -> None:
+    agent = a_ready_standby()
+    actions = agent.is_told(orders(handover=a_handover(primary_dead=True)), after=0.2)
+    assert [commit.basis for commit in of(Commit, actions)] == [Basis.PRIMARY_DEAD]
+
+
+def test_without_a_complete_generation_there_is_nothing_to_promote() -> None:
+    agent = Agent()
+    told = orders(status=ReplicaState.SYNCING, handover=a_handover(primary_dead=True))
+    assert not of(Commit, agent.is_told(told))
+
+
+def test_a_promotion_whose_outcome_is_unknown_is_asked_for_again() -> None:
+    agent = a_ready_standby()
+    agent.sees(GenerationCommitted(4, "t", final_for=HANDOVER, readiness=1))
+    agent.sees(CommitAnswered(HANDOVER, Outcome.UNKNOWN))
+    assert of(Commit, agent.sees(Tick(), after=0.5))
+
+
+def test_a_granted_promotion_makes_it_the_primary_that_restores_and_starts() -> None:
+    agent = a_ready_standby()
+    agent.sees(GenerationCommitted(4, "t", final_for=HANDOVER, readiness=1))
+    actions = agent.sees(CommitAnswered(HANDOVER, Outcome.DONE, epoch=2))
+    assert isinstance(agent.state, Primary)
+    assert agent.state.epoch == 2 and agent.state.confirmed
+    assert of(Start, actions) == [Start(2, restore=True)]
+    assert of(Remember, actions)[0].role == Role.PRIMARY
+
+
+def test_it_grants_again_only_above_the_readiness_that_its_promotion_could_use() -> None:
+    agent = a_standby_of_a_silent_primary()
+    agent.is_told(orders(status=ReplicaState.SYNCING, readiness=1), after=0.1)
+    assert not of(AnswerLease, agent.sees(LeaseAsked(9, 1)))[0].granted
+    agent.is_told(orders(status=ReplicaState.SYNCING, readiness=2), after=0.1)
+    assert of(AnswerLease, agent.sees(LeaseAsked(10, 1)))[0].granted
+
+
+def test_it_does_not_grant_again_while_a_promotion_is_in_flight() -> None:
+    agent = a_standby_of_a_silent_primary()
+    agent.is_told(orders(handover=a_handover()), after=5)
+    agent.is_told(orders(status=ReplicaState.SYNCING, readiness=2), after=0.1)
+    assert not of(AnswerLease, agent.sees(LeaseAsked(9, 1)))[0].granted
+
+
+def test_word_that_the_epoch_is_over_makes_it_ask_who_it_is() -> None:
+    agent = a_ready_standby()
+    agent.sees(EpochOver(2))
+    assert isinstance(agent.state, Retired)
+    assert agent.state.restore
