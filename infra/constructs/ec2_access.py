@@ -55,8 +55,8 @@ def allow_launching(function: Function) -> None:
         _allow(function, "RunInstances", part)
     for public_part in ("image", "snapshot"):
         _allow(function, "RunInstances", public_part, account="")
-    for created in ("instance", "volume", "fleet", "spot-instances-request"):
-        while_creating: _Condition = {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "RunInstances"]}}
+    while_creating = {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "RunInstances"]}}
+    for created in ("instance", "volume"):
         _allow(function, "CreateTags", created, when=while_creating)
     stack = Stack.of(function)
     function.allow(

@@ -81,16 +81,20 @@ def state_machine_arn(scope: Construct, settings: Settings, definition: str) -> 
     )
 
 
-def execution_arns(scope: Construct, settings: Settings, definition: str) -> str:
-    """Name all executions of a machine."""
-    return Arn.format(
-        ArnComponents(
-            service="states",
-            resource="execution",
-            resource_name=f"{_machine_name(settings, definition)}:*",
-            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+def allow_following_executions(function: Function, settings: Settings, definition: str) -> None:
+    """Allow a function to look what became of any execution of a machine."""
+    function.allow(
+        "states:DescribeExecution",
+        on=Arn.format(
+            ArnComponents(
+                service="states",
+                resource="execution",
+                resource_name=f"{_machine_name(settings, definition)}:*",
+                arn_format=ArnFormat.COLON_RESOURCE_NAME,
+            ),
+            Stack.of(function),
         ),
-        Stack.of(scope),
+        wildcard_because="An execution has no name before it is started.",
     )
 
 

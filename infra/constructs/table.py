@@ -12,7 +12,7 @@ from constructs import Construct
 from infra.settings import Settings
 
 #: What a conditional write needs, alone or in a transaction, with the read-back that settles an unknown outcome.
-CONDITIONAL_WRITES: Final = ("GetItem", "PutItem", "UpdateItem", "ConditionCheckItem")
+CONDITIONAL_WRITES: Final = ("GetItem", "UpdateItem", "ConditionCheckItem")
 
 
 @dataclass(frozen=True, slots=True)

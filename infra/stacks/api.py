@@ -6,10 +6,12 @@ from aws_cdk import CfnOutput, CfnParameter, Stack
 from constructs import Construct
 
 from infra import routes
+from infra.constructs.ec2_access import allow_looking, allow_terminating
 from infra.constructs.function import Function
 from infra.constructs.http_api import PublicApi
 from infra.constructs.parameter import Parameter, parameter_arn
 from infra.constructs.shared_layer import SharedLayer
+from infra.constructs.state_machine import allow_following_executions
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
@@ -131,10 +133,15 @@ class ApiStack(Stack):
         data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
             function.allow("states:StartExecution", "states:SendTaskSuccess", on=machine)
+        allow_following_executions(function, self._settings, "fail_over")
+        # a promotion without a word from the primary rests on EC2's word that it is dead
+        allow_looking(function, "DescribeInstances")
+        allow_terminating(function)
+        # traffic follows a promotion at once, by the function that alone may move it
         function.allow("lambda:InvokeFunction", on=self._workflow.fail_over.arn)
 
     def _allow_operator_api(self, function: Function) -> None:
         data = self._data
-        data.clients.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.clients.allow(function.grantee, "GetItem", "PutItem")
         data.clients.allow_query_by(function.grantee, "listing-index")
-        data.tokens.allow(function.grantee, "DeleteItem", *CONDITIONAL_WRITES)
+        data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)

@@ -18,7 +18,7 @@ from infra.constructs.interruption_signals import InterruptionSignals
 from infra.constructs.join_key import JoinKey
 from infra.constructs.parameter import parameter_arn
 from infra.constructs.shared_layer import SharedLayer
-from infra.constructs.state_machine import StateMachine, execution_arns, state_machine_arn
+from infra.constructs.state_machine import StateMachine, allow_following_executions, state_machine_arn
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
@@ -116,14 +116,11 @@ class WorkflowStack(Stack):
         data.interruptions.allow_query_by(function.grantee, "pool-index")
         data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         for machine in ("fail_over", "prepare_replica"):
-            arn = state_machine_arn(self, settings, machine)
-            function.allow("states:StartExecution", "states:SendTaskSuccess", on=arn)
             function.allow(
-                "states:DescribeExecution",
-                on=execution_arns(self, settings, machine),
-                wildcard_because="An execution has no name before it is started.",
+                "states:StartExecution", "states:SendTaskSuccess", on=state_machine_arn(self, settings, machine)
             )
-        allow_looking(function, "DescribeInstances", "DescribeAddresses")
+        allow_following_executions(function, settings, "fail_over")
+        allow_looking(function, "DescribeInstances")
         allow_moving_addresses(function)
         allow_terminating(function)
 
@@ -133,7 +130,6 @@ class WorkflowStack(Stack):
         data.heartbeats.allow(function.grantee, "GetItem", "Query")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
-        data.interruptions.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         data.interruptions.allow_query_by(function.grantee, "pool-index")
         data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)
         for machine in ("fail_over", "prepare_replica"):

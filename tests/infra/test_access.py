@@ -1,0 +1,129 @@
+"""Who may do what. Each test states a limit; the embedded AWS, which enforces the roles, shows that they suffice."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+
+from tests.infra.conftest import Deployment, as_list
+
+FUNCTIONS = ("Authorize", "AgentApi", "ReplicaApi", "OperatorApi", "FailOverRole", "PrepareReplicaRole")
+
+#: Actions for which AWS knows no narrower resource, or whose resource does not exist before the call.
+UNBOUNDED = (
+    "xray:*",
+    "ec2:Describe*",
+    "ec2:CreateFleet",
+    "logs:*LogDeliver*",
+    "logs:*ResourcePolic*",
+    "logs:Describe*",
+)
+
+
+def actions(statements: list[dict[str, Any]]) -> set[str]:
+    return {action for statement in statements for action in as_list(statement["Action"])}
+
+
+def statements_for(statements: list[dict[str, Any]], action: str) -> list[dict[str, Any]]:
+    return [statement for statement in statements if action in as_list(statement["Action"])]
+
+
+def resources(statement: dict[str, Any]) -> list[str]:
+    return [str(resource) for resource in as_list(statement["Resource"])]
+
+
+@pytest.mark.parametrize("stage", ["dev", "prod"])
+def test_no_role_may_do_whatever_it_likes_with_a_service(request: pytest.FixtureRequest, stage: str) -> None:
+    deployment: Deployment = request.getfixturevalue(stage)
+    assert not [action for action in actions(deployment.all_statements()) if "*" in action]
+
+
+def test_only_what_knows_nothing_narrower_is_allowed_on_everything(dev: Deployment) -> None:
+    unbounded = [statement for statement in dev.all_statements() if "*" in as_list(statement["Resource"])]
+    for action in actions(unbounded):
+        assert any(fnmatchcase(action, pattern) for pattern in UNBOUNDED), action
+
+
+def test_nobody_scans_a_table_or_deletes_from_one(dev: Deployment) -> None:
+    allowed = actions(dev.all_statements())
+    assert not {
+        action for action in allowed if action.startswith(("dynamodb:Scan", "dynamodb:Delete", "dynamodb:Batch"))
+    }
+
+
+def test_the_authorizer_only_reads(dev: Deployment) -> None:
+    allowed = actions(dev.statements("AuthorizeRole"))
+    assert {action for action in allowed if not action.startswith(("logs:", "xray:"))} == {"dynamodb:GetItem"}
+
+
+@pytest.mark.parametrize("function", ["Authorize", "AgentApi", "OperatorApi"])
+def test_what_agents_and_operators_write_to_directly_never_touches_ec2(dev: Deployment, function: str) -> None:
+    touching = {action for action in actions(dev.statements(f"{function}Role")) if action.startswith("ec2:")}
+    assert all(action.startswith("ec2:Describe") for action in touching)
+
+
+def test_only_the_preparation_of_a_replica_launches(dev: Deployment) -> None:
+    assert [name for name in FUNCTIONS if "ec2:CreateFleet" in actions(dev.statements(name))] == ["PrepareReplicaRole"]
+
+
+def test_only_the_failover_moves_traffic(dev: Deployment) -> None:
+    assert [name for name in FUNCTIONS if "ec2:AssociateAddress" in actions(dev.statements(name))] == ["FailOverRole"]
+
+
+def test_an_address_moves_only_if_an_admin_has_tagged_it(dev: Deployment) -> None:
+    for statement in statements_for(dev.statements("FailOverRole"), "ec2:AssociateAddress"):
+        if any("elastic-ip" in resource for resource in resources(statement)):
+            assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:client": "false"}}
+
+
+def test_an_instance_is_terminated_only_if_we_launched_it(dev: Deployment) -> None:
+    terminating = statements_for(dev.all_statements(), "ec2:TerminateInstances")
+    assert terminating
+    for statement in terminating:
+        assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:agent": "false"}}
+
+
+def test_a_launch_uses_an_allowed_template_and_tags_what_it_makes(dev: Deployment) -> None:
+    launching = statements_for(dev.statements("PrepareReplicaRole"), "ec2:RunInstances")
+    [template] = [s for s in launching if any(":launch-template/" in resource for resource in resources(s))]
+    assert template["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:client": "false"}}
+    [instance] = [s for s in launching if any(":instance/" in resource for resource in resources(s))]
+    assert instance["Condition"] == {"Null": {"aws:RequestTag/spot-optimizer:agent": "false"}}
+
+
+def test_a_tag_is_set_only_while_something_is_launched(dev: Deployment) -> None:
+    for statement in statements_for(dev.all_statements(), "ec2:CreateTags"):
+        assert statement["Condition"] == {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "RunInstances"]}}
+
+
+def test_only_roles_below_one_path_reach_an_instance(dev: Deployment) -> None:
+    [statement] = statements_for(dev.all_statements(), "iam:PassRole")
+    assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
+    assert all(":role/spot-optimizer/*" in resource for resource in resources(statement))
+
+
+@pytest.mark.parametrize(
+    ("machine", "function"), [("FailOverMachine", "FailOver"), ("PrepareReplicaMachine", "PrepareReplica")]
+)
+def test_a_state_machine_invokes_its_function_and_no_other(dev: Deployment, machine: str, function: str) -> None:
+    [statement] = statements_for(dev.statements(f"{machine}Role"), "lambda:InvokeFunction")
+    [resource] = as_list(statement["Resource"])
+    assert resource["Fn::GetAtt"][0].startswith(f"{function}Function")
+
+
+def test_objects_are_written_below_one_prefix_only(dev: Deployment) -> None:
+    for statement in dev.all_statements():
+        if any(action.startswith("s3:") for action in as_list(statement["Action"])):
+            assert as_list(statement["Action"]) == ["s3:PutObject"]
+            assert all("/log-tails/*" in resource for resource in resources(statement))
+
+
+def test_only_the_preparation_of_a_replica_derives_join_tokens(dev: Deployment) -> None:
+    assert [name for name in FUNCTIONS if "kms:GenerateMac" in actions(dev.statements(name))] == ["PrepareReplicaRole"]
+
+
+def test_the_join_key_never_leaves_kms(dev: Deployment) -> None:
+    key = dev.only("AWS::KMS::Key", "JoinKey")
+    assert (key["KeySpec"], key["KeyUsage"]) == ("HMAC_256", "GENERATE_VERIFY_MAC")

@@ -1,0 +1,65 @@
+"""What can be seen afterwards, and what calls a person now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.infra.conftest import Deployment
+
+
+@pytest.mark.parametrize(("stage", "days"), [("dev", 7), ("prod", 90)])
+def test_every_log_ends(request: pytest.FixtureRequest, stage: str, days: int) -> None:
+    deployment: Deployment = request.getfixturevalue(stage)
+    logs = deployment.properties("AWS::Logs::LogGroup")
+    assert logs
+    assert {log["RetentionInDays"] for log in logs.values()} == {days}
+
+
+def test_every_function_writes_json_to_a_log_of_its_own_and_is_traced(dev: Deployment) -> None:
+    functions = dev.properties("AWS::Lambda::Function")
+    logs = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()]
+    assert len(set(logs)) == len(functions) == 6
+    for function in functions.values():
+        assert function["LoggingConfig"]["LogFormat"] == "JSON"
+        assert function["TracingConfig"] == {"Mode": "Active"}
+
+
+def test_every_state_machine_is_traced_and_logged_without_payloads(dev: Deployment) -> None:
+    for machine in dev.properties("AWS::StepFunctions::StateMachine").values():
+        assert machine["TracingConfiguration"] == {"Enabled": True}
+        assert machine["LoggingConfiguration"]["Level"] == "ALL"
+        assert machine["LoggingConfiguration"]["IncludeExecutionData"] is False
+
+
+@pytest.mark.parametrize("metric", ["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"])
+def test_an_execution_that_does_not_succeed_calls_a_person(dev: Deployment, metric: str) -> None:
+    watching = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == metric]
+    assert len(watching) == 2
+    for alarm in watching:
+        assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 1, 60)
+
+
+def test_a_signal_that_reached_nobody_calls_a_person(dev: Deployment) -> None:
+    [alarm] = [alarm for alarm in _alarms(dev) if alarm["Namespace"] == "AWS/SQS"]
+    assert alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
+    assert alarm["Threshold"] == 0
+
+
+def test_a_control_plane_that_died_silently_calls_a_person(dev: Deployment) -> None:
+    [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "Invocations"]
+    assert alarm["ComparisonOperator"] == "LessThanThreshold"
+    assert alarm["TreatMissingData"] == "breaching"
+
+
+def test_every_alarm_says_what_it_means_and_speaks_to_the_topic(dev: Deployment) -> None:
+    [topic] = dev.resources("AWS::SNS::Topic")
+    for alarm in _alarms(dev):
+        assert alarm["AlarmActions"] == [{"Ref": topic}]
+        assert len(alarm["AlarmDescription"].split()) >= 4
+
+
+def _alarms(deployment: Deployment) -> list[Mapping[str, Any]]:
+    return list(deployment.properties("AWS::CloudWatch::Alarm").values())
