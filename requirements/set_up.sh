@@ -19,9 +19,19 @@ find_python() {
       return
     fi
   done
-  if command -v uv >/dev/null; then
+  if bring_uv; then
     uv python install --quiet 3.13 && uv python find 3.13
   fi
+}
+
+# An older Python can install uv, and uv brings the right one.
+bring_uv() {
+  command -v uv >/dev/null && return
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  python3 -m venv "$scratch/venv" 2>/dev/null >&2 || return
+  "$scratch/venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt >&2 || return
+  PATH="$scratch/venv/bin:$PATH"
 }
 
 if ! { [ -x .venv/bin/python ] && runs_3_13 .venv/bin/python; }; then
