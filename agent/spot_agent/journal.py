@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import zlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -27,17 +28,19 @@ class Memory:
     """The agent's durable state.
 
     Attributes:
-        instance_id: The instance that this is about; on another one (a copied disk) nothing of it holds.
         registration_key: Makes a repeated registration the same registration.
         agent_token: Lets this instance speak for its agent.
         role: What this instance was last told to be, under `epoch`.
         readiness: Primary: number of the last readiness report that may have been sent.
         granting: Standby: whether it grants the lease; None before the first word on it.
         refused_at_readiness: Standby: readiness at which it stopped granting, or asked for a promotion.
-        generation: Primary: number of the last generation that may have been taken.
+        generation: Primary: number up to which generations may have been taken.
+        restored_epoch: The last epoch for which the received image was made live; it must not be done twice, as the
+            workload may have written since.
+        frozen: A workload that runs may be frozen.
+        sync_port: Where this instance told the control plane that it listens.
     """
 
-    instance_id: str
     registration_key: str
     agent_id: str | None = None
     agent_token: str | None = field(default=None, repr=False)
@@ -48,10 +51,13 @@ class Memory:
     granting: bool | None = None
     refused_at_readiness: int | None = None
     generation: int = 0
+    restored_epoch: int | None = None
+    frozen: bool = False
+    sync_port: int | None = None
 
 
 class Journal:
-    """One file in the state folder, replaced as a whole; held by one agent at a time."""
+    """One file, replaced as a whole; held by one agent at a time. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
         """Take the folder.
@@ -72,6 +78,18 @@ class Journal:
             self._lock.close()
             raise AgentAlreadyRuns(f"an agent already runs on {folder}; expected to be the only one") from error
         self._memory: Memory | None = None
+        self._writing = threading.Lock()
+
+    @property
+    def memory(self) -> Memory:
+        """What is on the disk.
+
+        Raises:
+            JournalDamaged: It was not loaded, nor begun.
+        """
+        if self._memory is None:
+            raise JournalDamaged(f"{self._path} was not loaded; expected load() or begin() first")
+        return self._memory
 
     def load(self) -> Memory | None:
         """What was last written; None on an instance that never registered.
@@ -88,7 +106,8 @@ class Journal:
 
     def begin(self, memory: Memory) -> Memory:
         """Write a first memory; what was there before is gone."""
-        self._write(memory)
+        with self._writing:
+            self._write(memory)
         return memory
 
     def remember(self, **changes: Any) -> Memory:
@@ -100,12 +119,11 @@ class Journal:
         Returns:
             The whole.
         """
-        if self._memory is None:
-            raise JournalDamaged(f"{self._path} was not loaded; expected load() or begin() before a change")
-        changed = replace(self._memory, **changes)
-        if changed != self._memory:
-            self._write(changed)
-        return changed
+        with self._writing:
+            changed = replace(self.memory, **changes)
+            if changed != self._memory:
+                self._write(changed)
+            return changed
 
     def close(self) -> None:
         """Leave the folder to the next agent."""

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from spot_agent.hooks import Cancellation, HookRunner
 from spot_agent.settings import Hooks
@@ -37,6 +37,27 @@ class _Task:
     cancellation: Cancellation
 
 
+class ReceivedImage(Protocol):
+    """The state that a standby received from its primary."""
+
+    def is_live(self, epoch: int) -> bool:
+        """Whether it was made the live state for this epoch."""
+        ...
+
+    def prepare(self) -> None:
+        """Bring it into the watched paths, whole.
+
+        Raises:
+            SpotOptimizerError: It cannot be used.
+            TimeoutError: It took too long.
+        """
+        ...
+
+    def become_live(self, epoch: int) -> None:
+        """Make durable that the workload of this epoch may write to it from now on."""
+        ...
+
+
 class Serving:
     """The workload as the protocol sees it. Calls return at once; what comes of them is emitted as events.
 
@@ -48,7 +69,7 @@ class Serving:
         hooks: Hooks,
         *,
         environment: Callable[[int], Mapping[str, str]],
-        prepare_image: Callable[[], None],
+        image: ReceivedImage,
         remember_frozen: Callable[[bool], None],
         emit: Callable[[Event], None],
         timeout_seconds: float,
@@ -58,7 +79,7 @@ class Serving:
         Args:
             hooks: The workload's commands.
             environment: All of the environment for the workload and its hooks, by epoch.
-            prepare_image: Brings the received image into the watched paths; raises what keeps it from that.
+            image: What was received while this was a standby.
             remember_frozen: Makes durable whether the running workload may be frozen.
             emit: Takes the events; called on several threads.
             timeout_seconds: For each hook, and from start to health.
@@ -66,7 +87,7 @@ class Serving:
         self._hooks = hooks
         self._runner = HookRunner()
         self._environment = environment
-        self._prepare_image = prepare_image
+        self._image = image
         self._remember_frozen = remember_frozen
         self._emit = emit
         self._timeout_seconds = timeout_seconds
@@ -235,12 +256,18 @@ class Serving:
             return self._start_answers[-1].refusal if self._start_answers else "the agent ends"
 
     def _restore(self, epoch: int, cancellation: Cancellation) -> bool:
+        """Make the received image the live state, once per epoch: afterwards the workload may have written to it."""
+        if self._image.is_live(epoch):
+            return True
         try:
-            self._prepare_image()
+            self._image.prepare()
         except (SpotOptimizerError, TimeoutError):
             log.exception("the received image cannot be used")
             return False
-        return self._hooks.restore is None or self._run("restore", self._hooks.restore, epoch, cancellation)
+        if self._hooks.restore is not None and not self._run("restore", self._hooks.restore, epoch, cancellation):
+            return False
+        self._image.become_live(epoch)
+        return True
 
     def _stop(self, reason: str) -> None:
         if not self.running:

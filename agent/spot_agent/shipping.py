@@ -1,0 +1,339 @@
+"""The primary's end of the replication link: keeps it up, ships generations over it, asks for the lease."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from spot_agent.fence import boot_clock
+from spot_agent.sync.errors import GenerationRefused, GenerationUnsound, LinkDown, PeerNotTrusted, VersionNotSpoken
+from spot_agent.sync.identity import Identity
+from spot_agent.sync.link import LeaseAsk, Peer, PrimaryLink
+from spot_agent.sync.source import GenerationSource, Progress
+from spot_optimizer.domain.protocol import (
+    AskLease,
+    Covered,
+    Event,
+    LeaseAnswered,
+    LinkChanged,
+    ShipFinal,
+    ShippingFailed,
+)
+
+log = logging.getLogger(__name__)
+
+_SHIP_SECONDS: Final = 3600.0
+"""Bounds one generation; a link that has died is noticed long before, by its silence."""
+
+_FINAL_SECONDS: Final = 60.0
+_LEASE_ANSWER_SECONDS: Final = 2.0
+_FIRST_RETRY_SECONDS: Final = 0.1
+_LONGEST_RETRY_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The standby that generations go to."""
+
+    peer: Peer
+    replica_id: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What the standby is known to hold, for reports.
+
+    Attributes:
+        until: The primary's boot clock up to which it holds everything.
+        until_wall: The same by the wall clock.
+    """
+
+    generation: int
+    until: float
+    until_wall: str
+
+
+class Shipper:
+    """Ships to one standby at a time, by one thread. Calls return at once; what comes of them is emitted as events."""
+
+    def __init__(
+        self,
+        source: GenerationSource,
+        *,
+        identity: Identity,
+        agent_id: str,
+        emit: Callable[[Event], None],
+        quiesce: Callable[[], bool],
+        must_settle: bool,
+        next_number: Callable[[], int],
+        extra: Callable[[], Mapping[str, Any]],
+        every_seconds: float,
+    ) -> None:
+        """Keep what is given; `begin` makes it work.
+
+        Args:
+            source: Reads the watched paths.
+            identity: This instance's certificate and key.
+            agent_id: The protected agent.
+            emit: Takes the events; called on several threads.
+            quiesce: Makes the watched paths sound to read; False if that failed.
+            must_settle: Whether files that change while a generation is read make it void; so where there is a quiesce.
+            next_number: Numbers generations, durably.
+            extra: What travels along with each generation.
+            every_seconds: How often a generation is taken.
+        """
+        self._source = source
+        self._identity = identity
+        self._agent_id = agent_id
+        self._emit = emit
+        self._quiesce = quiesce
+        self._must_settle = must_settle
+        self._next_number = next_number
+        self._extra = extra
+        self._every_seconds = every_seconds
+        self._changed = threading.Condition()
+        self._destination: Destination | None = None
+        self._link: PrimaryLink | None = None
+        self._linked: Destination | None = None
+        self._final: ShipFinal | None = None
+        self._resting = False
+        self._due_at = 0.0
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._shipped: Shipped | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
+
+    def begin(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def connect(self, destination: Destination) -> None:
+        """Ship to this standby, and to no other."""
+        with self._changed:
+            self._destination = destination
+            self._final = None
+            self._shipped = None
+            self._retry_seconds = _FIRST_RETRY_SECONDS
+            self._due_at = 0.0
+            link, self._link = self._link, None
+            self._changed.notify()
+        if link is not None:
+            link.close()
+
+    def disconnect(self) -> None:
+        """Ship to nobody."""
+        with self._changed:
+            self._destination = None
+            self._final = None
+            self._shipped = None
+            link, self._link = self._link, None
+            self._changed.notify()
+        if link is not None:
+            link.close()
+
+    def ship_final(self, final: ShipFinal) -> None:
+        """Ship the last generation of a handover next, if there is a link."""
+        with self._changed:
+            if self._link is not None:
+                self._final = final
+                self._changed.notify()
+                return
+        self._emit(ShippingFailed(final.replica_id, final.handover_id))
+
+    def rest(self, *, resting: bool) -> None:
+        """Begin no generation but a final one: around a freeze, one that is under way would only be waited for."""
+        with self._changed:
+            self._resting = resting
+            self._changed.notify()
+
+    def pace(self, every_seconds: float) -> None:
+        """Take a generation every so often."""
+        with self._changed:
+            self._every_seconds = every_seconds
+            self._changed.notify()
+
+    def ask_lease(self, ask: AskLease, *, epoch: int) -> None:
+        """Ask the standby for the lease; blocks until it answered. Without an answer, nothing is emitted."""
+        link, destination, shipped = self._link, self._linked, self._shipped
+        if link is None or destination is None or destination.replica_id != ask.replica_id:
+            return
+        generation = shipped.generation if shipped is not None else 0
+        try:
+            reply = link.ask_lease(
+                LeaseAsk(request_id=ask.request, replica_id=ask.replica_id, epoch=epoch, generation=generation),
+                timeout_seconds=_LEASE_ANSWER_SECONDS,
+            )
+        except LinkDown as error:
+            log.info("no answer on the lease", extra={"request": ask.request, "error": str(error)})
+            return
+        if not reply.granted:
+            log.warning("the standby does not grant the lease", extra={"reason": reply.reason})
+        self._emit(LeaseAnswered(ask.replica_id, ask.request, ask.asked_at, reply.granted))
+
+    @property
+    def shipped(self) -> Shipped | None:
+        """What the standby is known to hold; None before its first generation."""
+        return self._shipped
+
+    @property
+    def progress(self) -> Progress | None:
+        """Of the generation that is under way, or was last."""
+        link = self._link
+        return link.progress if link is not None else None
+
+    def ship_last(self, timeout_seconds: float) -> bool:
+        """Ship one more generation, by the caller's thread, after `close`; False if there is no link or it failed."""
+        began = boot_clock()
+        self._thread.join(timeout_seconds)
+        timeout_seconds -= boot_clock() - began
+        link, destination = self._link, self._linked
+        if self._thread.is_alive() or link is None or destination is None or not link.up:
+            return False
+        try:
+            return self._ship(link, destination, None, timeout_seconds=timeout_seconds)
+        finally:
+            link.close()
+
+    def close(self) -> None:
+        """Begin nothing more; the link stays open for `ship_last`."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    # -- the thread
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._closed and not self._has_work():
+                    self._changed.wait(self._patience())
+                if self._closed:
+                    return
+                destination, link = self._destination, self._link
+                final, self._final = self._final, None
+                self._due_at = boot_clock() + self._every_seconds
+            if destination is None:
+                continue
+            if link is None:
+                self._connect(destination)
+            elif not self._ship(link, destination, final) and not link.up:
+                self._drop(link)
+
+    def _has_work(self) -> bool:
+        if self._destination is None:
+            return False
+        if self._link is not None and self._final is not None:
+            return True
+        return boot_clock() >= self._due_at and (self._link is None or not self._resting)
+
+    def _patience(self) -> float | None:
+        if self._destination is None or (self._link is not None and self._resting):
+            return None
+        return max(self._due_at - boot_clock(), 0.001)
+
+    def _connect(self, destination: Destination) -> None:
+        lost = threading.Event()
+
+        def on_link(up: bool) -> None:
+            if not up:
+                lost.set()
+                with self._changed:
+                    mine = self._linked is destination
+                    self._changed.notify()
+                if mine:
+                    self._emit(LinkChanged(destination.replica_id, up=False))
+
+        try:
+            link = PrimaryLink.connect(
+                destination.peer,
+                identity=self._identity,
+                agent_id=self._agent_id,
+                replica_id=destination.replica_id,
+                epoch=destination.epoch,
+                on_link=on_link,
+                recall=self._source.recall,
+            )
+        except (LinkDown, PeerNotTrusted, VersionNotSpoken) as error:
+            log.info("no link to the standby yet", extra={"replica_id": destination.replica_id, "error": str(error)})
+            with self._changed:
+                self._due_at = boot_clock() + self._retry_seconds
+                self._retry_seconds = min(self._retry_seconds * 2, _LONGEST_RETRY_SECONDS)
+            return
+        with self._changed:
+            wanted = self._destination is destination and not self._closed
+            if wanted:
+                self._link, self._linked = link, destination
+                self._retry_seconds = _FIRST_RETRY_SECONDS
+                self._due_at = 0.0
+        if not wanted:
+            link.close()
+            return
+        log.info("linked to the standby", extra={"replica_id": destination.replica_id})
+        self._emit(LinkChanged(destination.replica_id, up=True))
+        if lost.is_set():
+            self._drop(link)
+
+    def _drop(self, link: PrimaryLink) -> None:
+        link.close()
+        with self._changed:
+            if self._link is link:
+                self._link = None
+                self._due_at = boot_clock() + self._retry_seconds
+                dropped = self._linked
+                self._linked = None
+                final, self._final = self._final, None
+            else:
+                dropped = final = None
+        if dropped is not None:
+            self._emit(LinkChanged(dropped.replica_id, up=False))
+        if final is not None:  # whether it is still wanted when there is a link again is not for this class to say
+            self._emit(ShippingFailed(final.replica_id, final.handover_id))
+
+    def _ship(
+        self,
+        link: PrimaryLink,
+        destination: Destination,
+        final: ShipFinal | None,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> bool:
+        """Take a generation and ship it; False if it was not acknowledged."""
+        handover_id = None if final is None else final.handover_id
+        until, until_wall = boot_clock(), datetime.now(UTC)
+        refused = None
+        if not self._quiesce():
+            refused = "the workload could not be quiesced"
+        else:
+            number = self._next_number()
+            extra = dict(self._extra())
+            if final is not None:
+                extra["readiness"] = final.readiness
+            generation = self._source.take(
+                number,
+                epoch=destination.epoch,
+                held=link.held,
+                final_for=handover_id,
+                extra=extra,
+                must_settle=self._must_settle or final is not None,
+            )
+            bound = timeout_seconds or (_FINAL_SECONDS if final is not None else _SHIP_SECONDS)
+            try:
+                acknowledged = link.ship(generation, timeout_seconds=bound)
+            except (LinkDown, GenerationRefused, GenerationUnsound) as error:
+                generation.cancel()
+                refused = str(error)
+        if refused is not None:
+            log.warning("a generation was not shipped", extra={"handover_id": handover_id, "error": refused})
+            self._emit(ShippingFailed(destination.replica_id, handover_id))
+            return False
+        wall = until_wall.isoformat()
+        self._shipped = Shipped(acknowledged.number, until, wall)
+        if final is not None:
+            log.info("final generation shipped", extra={"seconds": round(boot_clock() - until, 3)})
+        self._emit(Covered(destination.replica_id, until, wall, acknowledged.number, handover_id))
+        return True

@@ -1,0 +1,178 @@
+"""What goes over the control plane's API: the bodies of requests, and the orders in the answer to a heartbeat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from spot_agent import __version__
+from spot_agent.imds import Addresses, InstanceIdentity
+from spot_agent.settings import Settings
+from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.orders import HandoverView, Orders, Peer, Role
+from spot_optimizer.domain.protocol import Commit, ReportReady
+from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.signals import SignalType
+
+
+class AnswerNotUnderstood(ValueError):
+    """The control plane's answer is not what this version of the agent expects."""
+
+
+def termination(instance_id: str, deadline: str) -> dict[str, Any]:
+    """AWS takes this instance back."""
+    return {"instance_id": instance_id, "termination_time": deadline}
+
+
+def signal(instance_id: str, signal_type: SignalType) -> dict[str, Any]:
+    """Something else calls for a replica, or for a failover."""
+    return {"instance_id": instance_id, "signal_type": signal_type}
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The answer to a registration."""
+
+    agent_id: str
+    agent_token: str = field(repr=False)
+    epoch: int
+
+
+def registration(
+    settings: Settings, identity: InstanceIdentity, addresses: Addresses, *, certificate: str, sync_port: int
+) -> dict[str, Any]:
+    """What an instance says of itself once, when it registers."""
+    instance = {
+        "identity_document": identity.document,
+        "identity_signature": identity.signature,
+        "private_address": addresses.control,
+        "sync_port": sync_port,
+        "certificate": certificate,
+        "agent_version": __version__,
+    }
+    if settings.replica_id is not None:
+        return {**instance, "agent_id": settings.agent_id, "replica_id": settings.replica_id}
+    agent = {
+        "name": settings.agent_name,
+        "agent_id": settings.agent_id,
+        "launch_template_id": settings.launch_template_id,
+        "instance_types": list(settings.instance_types),
+        "subnet_ids": list(settings.subnet_ids),
+        "traffic_adapter": settings.traffic_adapter,
+        "traffic_target": settings.traffic_target,
+        "auto_replica": settings.auto_replica_enabled,
+        "manual_replica": settings.manual_replica_enabled,
+        "sync_interval_seconds": settings.sync_interval_seconds,
+    }
+    return {**instance, **{name: value for name, value in agent.items() if value is not None}}
+
+
+def heartbeat(
+    *, instance_id: str, epoch: int, role: Role, serving: bool, healthy: bool, beat_at: datetime
+) -> dict[str, Any]:
+    """What an instance says of itself again and again."""
+    return {
+        "instance_id": instance_id,
+        "epoch": epoch,
+        "role": role,
+        "serving": serving,
+        "healthy": healthy,
+        "sent_at": beat_at.astimezone(UTC).isoformat(),
+        "agent_version": __version__,
+    }
+
+
+def ready(report: ReportReady, *, epoch: int) -> dict[str, Any]:
+    """The replica is close behind, and its primary holds its lease."""
+    return {
+        "epoch": epoch,
+        "status": ReplicaState.READY,
+        "readiness": report.readiness,
+        "generation": report.generation,
+        "sync_percent": 100.0,
+        "lag_seconds": report.lag_seconds,
+        "covered_until": report.covered_until,
+    }
+
+
+def progress(
+    *, epoch: int, generation: int, percent: float, lag_seconds: float | None, covered_until: str | None
+) -> dict[str, Any]:
+    """How far a replica is."""
+    return {
+        "epoch": epoch,
+        "status": ReplicaState.SYNCING,
+        "generation": generation,
+        "sync_percent": round(percent, 1),
+        "lag_seconds": lag_seconds,
+        "covered_until": covered_until,
+    }
+
+
+def commit(asked: Commit, *, epoch: int) -> dict[str, Any]:
+    """A standby asks for promotion."""
+    return {
+        "epoch": epoch,
+        "basis": asked.basis,
+        "readiness": asked.readiness,
+        "generation": asked.generation,
+        "covered_until": asked.covered_until,
+    }
+
+
+def parse_registered(answer: Mapping[str, Any]) -> Registered:
+    """Read the answer to a registration.
+
+    Raises:
+        AnswerNotUnderstood: Something is missing.
+    """
+    try:
+        return Registered(str(answer["agent_id"]), str(answer["agent_token"]), int(answer["epoch"]))
+    except (LookupError, TypeError, ValueError) as error:
+        raise AnswerNotUnderstood(f"the answer to a registration is not understood: {error!r}") from error
+
+
+def parse_orders(answer: Mapping[str, Any]) -> Orders:
+    """Read the answer to a heartbeat; what a newer control plane adds is passed over.
+
+    Raises:
+        AnswerNotUnderstood: Something that is needed is missing, or has an unknown value.
+    """
+    try:
+        peer, handover = answer.get("peer"), answer.get("handover")
+        return Orders(
+            role=Role(answer["role"]),
+            epoch=int(answer["epoch"]),
+            peer=None if peer is None else _parse_peer(peer),
+            handover=None if handover is None else _parse_handover(handover),
+            noticed=bool(answer["noticed"]),
+            heartbeat_every_seconds=float(answer["heartbeat_every_seconds"]),
+            sync_interval_seconds=float(answer["sync_interval_seconds"]),
+            lost=bool(answer.get("lost", False)),
+        )
+    except (LookupError, TypeError, ValueError) as error:
+        raise AnswerNotUnderstood(f"the answer to a heartbeat is not understood: {error!r}") from error
+
+
+def _parse_peer(said: Mapping[str, Any]) -> Peer:
+    return Peer(
+        replica_id=str(said["replica_id"]),
+        instance_id=str(said["instance_id"]),
+        status=ReplicaState(said["status"]),
+        readiness=int(said["readiness"]),
+        address=str(said["address"]),
+        port=int(said["port"]),
+        certificate=str(said["certificate"]),
+    )
+
+
+def _parse_handover(said: Mapping[str, Any]) -> HandoverView:
+    return HandoverView(
+        handover_id=str(said["handover_id"]),
+        state=HandoverState(said["state"]),
+        replica_id=str(said["replica_id"]),
+        readiness=int(said["readiness"]),
+        primary_dead=bool(said["primary_dead"]),
+    )
