@@ -46,6 +46,7 @@ class Machine:
         self._log_file = log
         self._guard: asyncio.subprocess.Process | None = None
         self._dead = asyncio.Event()
+        self._started = asyncio.Event()
         self._unplugged = False
         self._booting = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
@@ -99,6 +100,7 @@ class Machine:
             )
         )
         self._listener = asyncio.create_task(self._listen(self._guard))
+        await self._started.wait()
 
     @property
     def guard(self) -> ProcessIdentity | None:
@@ -148,12 +150,14 @@ class Machine:
         assert guard.stdout is not None  # noqa: S101 - asked for above
         async for line in guard.stdout:
             fact = json.loads(line)
+            self._started.set()  # whichever it is, the program was tried
             if "failed" in fact:
                 _log.error("%s cannot boot: %s", self._instance_id, fact["failed"])
             elif "exited" in fact:
                 _log.info("the boot program of %s ended with %s", self._instance_id, fact["exited"])
             elif "dead" in fact:
                 self._dead.set()
+        self._started.set()
         if not self._dead.is_set():
             # Somebody killed the guard itself. Its orphans are elsewhere now, but they still carry the mark.
             _log.warning("the guard of %s died; ending its orphans", self._instance_id)

@@ -11,6 +11,7 @@ import selectors
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,6 +124,12 @@ class LocalAws:
         self.account_id = connection["account_id"]
         self.identity_certificate = connection["identity_certificate"]
         self._secret = connection["secret"]
+        # boto3's types list every service by name; any name will do here.
+        self._session: Any = boto3.session.Session(
+            aws_access_key_id=self.account_id, aws_secret_access_key=self._secret, region_name=self.region
+        )
+        self._clients: dict[str, Any] = {}
+        self._making_clients = threading.Lock()
         self.market = Market(self.endpoint_url, connection["token"], folder / "images")
 
     @property
@@ -137,14 +144,15 @@ class LocalAws:
         }
 
     def client(self, service: str) -> Any:
-        """A boto3 client with administrator credentials."""
-        return boto3.session.Session(
-            aws_access_key_id=self.account_id, aws_secret_access_key=self._secret, region_name=self.region
-        ).client(
-            service,
-            endpoint_url=self.endpoint_url,
-            config=Config(retries={"max_attempts": 2}, s3={"addressing_style": "path"}),
-        )
+        """A boto3 client with administrator credentials; the same one each time, for any thread."""
+        with self._making_clients:
+            if service not in self._clients:
+                self._clients[service] = self._session.client(
+                    service,
+                    endpoint_url=self.endpoint_url,
+                    config=Config(retries={"max_attempts": 2}, s3={"addressing_style": "path"}, proxies={}),
+                )
+            return self._clients[service]
 
     def deploy(self, assembly: Path, *, parameters: Mapping[str, str] = {}) -> dict[str, str]:
         """Deploy a CDK cloud assembly, stack by stack in the order of their dependencies.

@@ -128,7 +128,11 @@ async def _serve(order: Order, market: SpotMarket, market_loop: asyncio.Abstract
     config.graceful_timeout = 0.1
     config.shutdown_timeout = 1
     config.loglevel = "WARNING"
-    control = Control(market, market_loop, lambda: loop.call_soon_threadsafe(stopping.set) and None)
+
+    def stop() -> None:
+        loop.call_soon_threadsafe(stopping.set)
+
+    control = Control(market, market_loop, stop)
     door = FrontDoor(cast("Application", ministack_app.app), control, order.token)
 
     async def until_told() -> None:

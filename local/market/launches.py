@@ -103,7 +103,7 @@ def fleet_options(request: Structure, account: Account) -> list[FleetOption]:
         Ec2Refusal: A template, subnet or group does not exist.
     """
     lifecycle = str(request.get("TargetCapacitySpecification", {}).get("DefaultTargetCapacityType") or "on-demand")
-    options = []
+    options: list[FleetOption] = []
     for config in request.get("LaunchTemplateConfigs", []):
         reference = config.get("LaunchTemplateSpecification") or {}
         data, resolved = account.launch_template(reference)

@@ -21,6 +21,7 @@ type Answer = tuple[int, dict[str, str], bytes]
 
 _execution: contextvars.ContextVar[str] = contextvars.ContextVar("_execution", default="")
 _spent: set[str] = set()
+_beats: dict[str, float] = {}
 _spending = threading.Lock()
 _POLL_SECONDS = 0.05
 
@@ -30,7 +31,7 @@ def apply() -> None:
     wrap("idempotent StartExecution", states, "_start_execution", "(data)", _idempotent_start)
     for name in ("_send_task_success", "_send_task_failure"):
         wrap("one-shot task tokens", states, name, "(data)", _once)
-    wrap("known spent tokens", states, "_send_task_heartbeat", "(data)", _refuse_spent)
+    wrap("heartbeats", states, "_send_task_heartbeat", "(data)", _beating)
     rewrite("executions start at once", states, "_run_execution", {"    time.sleep(0.15)\n": ""})
     wrap("execution TimeoutSeconds", states, "_run_execution", "(exec_arn)", _within_its_time)
     rewrite(
@@ -131,8 +132,15 @@ def _once(original: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
     return send
 
 
-def _refuse_spent(original: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
-    return lambda data: _timed_out() if str(data.get("taskToken")) in _spent else original(data)
+def _beating(original: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
+    def send(data: Request) -> Answer:
+        token = str(data.get("taskToken"))
+        if token in _spent:
+            return _timed_out()
+        _beats[token] = time.monotonic()
+        return original(data)
+
+    return send
 
 
 def _timed_out() -> Answer:
@@ -151,16 +159,13 @@ def _spend(token: str) -> None:
 def _await_callback(answered: threading.Event, token: str, state: Mapping[str, Any], began: float) -> None:
     """Wait for the token to come back, within TimeoutSeconds and HeartbeatSeconds."""
     timeout, heartbeat = state.get("TimeoutSeconds"), state.get("HeartbeatSeconds")
-    last_sign, last_beat = began, None
+    listening_since = time.monotonic()
     while not answered.wait(_POLL_SECONDS):
         now = time.monotonic()
-        beat = (states._task_tokens.get(token) or {}).get("heartbeat")
-        if beat != last_beat:
-            last_sign, last_beat = now, beat
         error = None
         if timeout is not None and now - began >= timeout:
             error = ("States.Timeout", f"Task timed out after {timeout} seconds")
-        elif heartbeat is not None and now - last_sign >= heartbeat:
+        elif heartbeat is not None and now - _beats.get(token, listening_since) >= heartbeat:
             error = ("States.HeartbeatTimeout", f"No heartbeat for {heartbeat} seconds")
         elif (states._executions.get(_execution.get()) or {"status": "RUNNING"})["status"] != "RUNNING":
             error = ("States.Runtime", "The execution has ended")
