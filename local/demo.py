@@ -1,7 +1,7 @@
 """The demo: a stateful workload on a spot instance survives its interruption before your eyes.
 
-Everything that moves here is the product as it would run on AWS: the synthesized template, the functions and state machines, and
-agents in processes of their own. Only the account is on this machine.
+Everything that moves here is the product as it would run on AWS: the synthesized template, the functions and state
+machines, and agents in processes of their own. Only the account is on this machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from local.rehearsal.tenancy import REPOSITORY
 from local.rehearsal.timeline import FIRST_WRITE, SERVING, Step, Timeline
 
 RESULT = REPOSITORY / "build" / "demo.json"
-NOTICE_SECONDS = 30.0
+NOTICE_SECONDS = 120.0
 FAILOVER_SECONDS_PROMISED = 15.0
 OUTAGE_SECONDS_PROMISED = 3.0
 FEWEST_WRITES = 200
@@ -95,14 +95,16 @@ def main() -> int:
 
 def _play(logs: Path, *, once: bool) -> int:
     console.rule("[bold]Spot Optimizer: one spot interruption, survived")
-    with _step("starting AWS on this machine (loopback only)"):
-        aws = LocalAws()
-    try:
+    with ExitStack() as cleanup:
+        with _step("starting AWS on this machine (loopback only)"):
+            aws = cleanup.enter_context(LocalAws())
         with _step("deploying the synthesized template: tables, functions, state machines, API"):
             tenancy = Tenancy.deploy(aws)
+            cleanup.callback(tenancy.close)
         workload = LedgerWorkload(tenancy, logs)
         with _step("launching a spot instance with an agent and a ledger on it"):
             workload.launch()
+        cleanup.callback(workload.client.stop)
         workload.client.start()
         with _step(f"a client writes through {workload.address}, without pause"):
             _await_writes(workload, WRITES_BEFORE)
@@ -115,17 +117,12 @@ def _play(logs: Path, *, once: bool) -> int:
             replica = workload.await_ready_standby()
         console.print(f"   standby {replica['instance_id']} in {replica['pool_id']}, lag {replica['lag_seconds']} s")
         outcome = _interrupt(workload, first)
-        _summarize(outcome)
         RESULT.parent.mkdir(exist_ok=True)
         RESULT.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+        _summarize(outcome)
         if not once:
             _stay(aws, tenancy, workload)
-        return 1 if outcome.broken_promises() else 0
-    finally:
-        workload_client = locals().get("workload")
-        if workload_client is not None:
-            workload_client.client.stop()
-        aws.stop()
+    return 1 if outcome.broken_promises() else 0
 
 
 def _interrupt(workload: LedgerWorkload, before: dict[str, Any]) -> Outcome:

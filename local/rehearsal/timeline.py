@@ -1,4 +1,4 @@
-"""What happened between a notice and the first write that the new primary acknowledged, step by step, from the evidence."""
+"""What happened from a notice to the first write that the new primary acknowledged, step by step, from the evidence."""
 
 from __future__ import annotations
 
