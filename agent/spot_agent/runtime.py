@@ -1,8 +1,8 @@
 """The agent's loop: one thread owns the protocol's state, everything else is carried to it and away from it.
 
-No rule of the protocol lies here. Events come through one queue; each is given to the role's `decide`, with the clock, and
-the actions that come of it are performed in order: what must be durable is made so on the spot, whatever may take time
-is handed to threads, whose outcome is an event again.
+No rule of the protocol lies here. Events come through one queue; each is given to the role's `decide`, with the clock,
+and the actions that come of it are performed in order: what must be durable is made so on the spot, whatever may take
+time is handed to threads, whose outcome is an event again.
 """
 
 from __future__ import annotations
