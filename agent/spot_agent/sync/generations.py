@@ -1,45 +1,74 @@
-"""The standby's store: exactly one complete generation, whatever dies and when."""
+"""The standby's store: exactly one complete generation, whatever dies and when.
+
+The image itself lies in the watched paths. A new generation is received beside it: new files complete into the staging
+folders, blocks of changed files into a journal. When all of it is there, adds up to the root hash that the primary
+named, and is on the disk, one rename commits it. Only then the image is changed, and that can be repeated from the
+start as often as it is cut off. So after a crash the image is that of the last commit:
+
+| found on opening | done |
+|---|---|
+| `incoming/` | half received: removed |
+| `committed/` | applied (again), then removed |
+| `manifest`, `manifest.log` | what the image contains: a whole manifest, and what each generation since then changed |
+| `damaged` | the image was found to differ from its manifest: nothing is held, the next generation must be a full one |
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
-from spot_agent.sync.manifest import Manifest
-from spot_agent.sync.paths import WatchedPaths
+from spot_agent.sync.apply import Application, check_blocks, write_fully, write_zeros
+from spot_agent.sync.blocks import PartialHashes, block_count, hash_block, zero_hash
+from spot_agent.sync.durable import sync_entries, sync_folder, write_durably
+from spot_agent.sync.errors import GenerationRefused, ImageDamaged, PathNotWatchable, ProtocolViolated, StorageFailed
+from spot_agent.sync.frames import Blocks, Frame, Header, Run, decode_blocks, unpack
+from spot_agent.sync.journal import (
+    Delta,
+    Generation,
+    after,
+    append_chunk,
+    decode_records,
+    encode_record,
+    resolve,
+    whole_delta,
+    with_hashes,
+)
+from spot_agent.sync.manifest import EMPTY, Entry, HashForm, Key, Kind, Listed, Manifest, Reader
+from spot_agent.sync.paths import Folders, Staging, WatchedPaths
+from spot_agent.sync.scan import walk
 
+__all__ = ["Generation", "GenerationStore", "Incoming"]
 
-@dataclass(frozen=True)
-class Generation:
-    """A committed generation.
+log = logging.getLogger(__name__)
 
-    Attributes:
-        number: As the primary counted.
-        epoch: The primary's epoch when it was taken.
-        root_hash: Stands for every name, metadata and byte of it.
-        final_for: Handover id if it was the last one of a handover.
-        taken_at: Epoch seconds by the primary's clock, just before it was read.
-        extra: What travelled along: configuration, prices, switch history.
-        settled: Whether it is an image of one point in time.
-        entry_count: Files, folders and links.
-        total_bytes: Of all files.
-    """
-
-    number: int
-    epoch: int
-    root_hash: str
-    final_for: str | None
-    taken_at: float
-    extra: Mapping[str, Any]
-    settled: bool
-    entry_count: int
-    total_bytes: int
+_LOG_WORTH_KEEPING: Final = 4 << 20
 
 
 class GenerationStore:
-    """Holds the current generation in the watched paths themselves, and the next one in a journal until it is whole."""
+    """Holds the current generation in the watched paths, and the next one beside them until it is whole.
+
+    Safe to use from several threads; one generation is received at a time.
+    """
+
+    def __init__(self, folder: Path, watched: WatchedPaths) -> None:
+        """Keep what is given; use `open`."""
+        self._folder = folder
+        self._watched = watched
+        self._staging = tuple(Staging.of(root) for root in watched.roots)
+        self._applying = threading.RLock()
+        self._state = threading.Lock()
+        self._generation: Generation | None = None
+        self._manifest: Manifest | None = None
+        self._pending: tuple[Delta, Manifest | None, bool] | None = None
+        self._released = False
 
     @staticmethod
     def open(folder: Path, watched: WatchedPaths) -> GenerationStore:
@@ -50,17 +79,77 @@ class GenerationStore:
             watched: Where the image lies on this instance.
 
         Raises:
+            PathNotWatchable: The folder lies in a watched path.
             StorageFailed: Recovery could not write.
         """
-        raise NotImplementedError
+        if any(folder.resolve().is_relative_to(root) for root in watched.roots):
+            raise PathNotWatchable(f"the store {folder} lies in a watched path; keep it elsewhere")
+        store = GenerationStore(folder, watched)
+        with _disk_errors("the store could not be opened"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store._recover()
+        return store
 
     def current(self) -> Generation | None:
         """The newest committed generation; None before the first one, or when the image was found damaged."""
-        raise NotImplementedError
+        with self._state:
+            return self._generation
 
     def manifest(self) -> Manifest | None:
         """What the current generation contains."""
-        raise NotImplementedError
+        with self._state:
+            return self._manifest
+
+    def receive(self, header: Header, extra: Mapping[str, Any]) -> Incoming:
+        """Begin to receive a generation; drops one that was being received.
+
+        Args:
+            header: Of the frame that announces it.
+            extra: What travels along.
+
+        Raises:
+            GenerationRefused: It is not newer than the current one, or made for another one.
+            ProtocolViolated: The announcement is malformed.
+            StorageFailed: The disk does not take it, or has not taken the one before yet.
+        """
+        self.apply_pending()
+        with self._state:
+            current, manifest = self._generation, self._manifest
+        holds = None if manifest is None else manifest.root_hash
+        order = header.number("epoch"), header.number("number")
+        if self._released:
+            raise GenerationRefused("this instance is no longer a standby", reason="stale", holds=holds)
+        if current is not None and order <= current.order:
+            raise GenerationRefused(
+                f"generation {order[1]} of epoch {order[0]} is not newer than {current.order[1]} of {current.order[0]}",
+                reason="stale",
+                holds=holds,
+            )
+        base = header.optional_text("base")
+        if base is not None and base != holds:
+            raise GenerationRefused(
+                "the generation was made for another one than is held here", reason="base", holds=holds
+            )
+        if header.number("roots") != len(self._watched.roots):
+            raise GenerationRefused(
+                f"the primary watches {header.number('roots')} paths, this standby {len(self._watched.roots)}; "
+                "configure both with the same list",
+                reason="malformed",
+                holds=holds,
+            )
+        announced = Generation(
+            number=order[1],
+            epoch=order[0],
+            root_hash="",
+            final_for=header.optional_text("final_for"),
+            taken_at=header.seconds("taken_at"),
+            extra=extra,
+            settled=False,
+            entry_count=0,
+            total_bytes=0,
+        )
+        with _disk_errors("a generation could not be received"):
+            return Incoming(self, self._folder / "incoming", self._watched, self._staging, announced, base, manifest)
 
     def settle(self, *, timeout_seconds: float) -> Generation:
         """Wait until the current generation is in the watched paths; call it before the workload starts.
@@ -70,7 +159,44 @@ class GenerationStore:
             StorageFailed: The disk did not take it.
             TimeoutError: It took longer.
         """
-        raise NotImplementedError
+        if not self._applying.acquire(timeout=timeout_seconds):
+            raise TimeoutError(f"the current generation was not applied within {timeout_seconds} s")
+        try:
+            self.apply_pending()
+            current = self.current()
+        finally:
+            self._applying.release()
+        if current is None:
+            raise ImageDamaged("no complete generation is held here")
+        return current
+
+    def apply_pending(self, *, check_all: bool = False) -> None:
+        """Bring the image up to the committed generation, if it is not.
+
+        Args:
+            check_all: Compare the whole tree with the generation as well, by metadata. For the last one of a handover.
+
+        Raises:
+            ImageDamaged: The image is not what it should be; `current` is None from now on.
+            StorageFailed: The disk did not take it; the generation stays committed and this may be called again.
+        """
+        with self._applying:
+            if self._pending is None:
+                return
+            delta, before, again = self._pending
+            # Whatever happens from here on, files may be half changed.
+            self._pending = delta, before, True
+            with self._state:
+                result = self._manifest
+            if result is None:
+                raise ImageDamaged("a generation is committed, and what it contains is not known")
+            with self._damage_noted(), _disk_errors(f"generation {delta.generation.number} could not be applied"):
+                journal = self._folder / "committed" / "journal"
+                Application(delta, before, result, journal, self._watched, again=again).run()
+                if check_all:
+                    compare(self._watched, result, read_files=False)
+                self._remember(delta, result)
+            self._pending = None
 
     def verify(self) -> None:
         """Read the whole image and compare it with the current generation.
@@ -78,7 +204,13 @@ class GenerationStore:
         Raises:
             ImageDamaged: They differ; `current` is None from now on and the next generation must be a full one.
         """
-        raise NotImplementedError
+        with self._applying:
+            self.apply_pending()
+            manifest = self.manifest()
+            if manifest is None:
+                raise ImageDamaged("no complete generation is held here")
+            with self._damage_noted():
+                compare(self._watched, manifest, read_files=True)
 
     def release(self) -> Manifest | None:
         """Stop being a standby's store: remove journal and staging, leave the image. For the promoted instance.
@@ -86,4 +218,467 @@ class GenerationStore:
         Returns:
             What the image contains, for `GenerationSource.adopt`.
         """
-        raise NotImplementedError
+        with self._applying:
+            self.apply_pending()
+            self._released = True
+            with _disk_errors("the store could not be removed"):
+                for staging in self._staging:
+                    shutil.rmtree(staging.folder, ignore_errors=True)
+                shutil.rmtree(self._folder)
+                sync_folder(self._folder.parent)
+            return self.manifest()
+
+    # --- for Incoming ------------------------------------------------------------------------------------------------
+
+    def commit(self, delta: Delta, result: Manifest) -> Generation:
+        """Make a received generation the current one, in one durable step."""
+        with self._applying:
+            if self._released:
+                raise GenerationRefused("this instance is no longer a standby", reason="stale")
+            (self._folder / "incoming").rename(self._folder / "committed")
+            sync_folder(self._folder)
+            (self._folder / "damaged").unlink(missing_ok=True)
+            with self._state:
+                before = self._manifest
+                self._generation, self._manifest = delta.generation, result
+            self._pending = delta, before, False
+        return delta.generation
+
+    # --- recovery ----------------------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        shutil.rmtree(self._folder / "incoming", ignore_errors=True)
+        shutil.rmtree(self._folder / "done", ignore_errors=True)
+        for draft in self._folder.glob("*.draft"):
+            draft.unlink()
+        damaged = self._folder / "damaged"
+        if not damaged.exists():
+            self._read_manifest()
+        committed = self._folder / "committed"
+        if committed.is_dir():
+            self._read_committed(committed)
+        in_use = self._pending[0].staging if self._pending is not None else None
+        for root in self._watched.roots:
+            for staging in (Staging.at(root, inside=False), Staging.at(root, inside=True)):
+                for left in staging.folder.iterdir() if staging.folder.is_dir() else ():
+                    if left.name != in_use:
+                        shutil.rmtree(left, ignore_errors=True)
+        if self._pending is not None:
+            with contextlib.suppress(ImageDamaged):
+                self.apply_pending()
+                damaged.unlink(missing_ok=True)
+
+    def _read_manifest(self) -> None:
+        roots = len(self._watched.roots)
+        whole, changes = self._folder / "manifest", self._folder / "manifest.log"
+        if not whole.exists():
+            return
+        with contextlib.suppress(ImageDamaged), self._damage_noted():
+            content = whole.read_bytes()
+            delta, end = next(decode_records(content, roots=roots), (None, 0))
+            if delta is None or end != len(content):
+                raise ImageDamaged("the manifest of the image is broken")
+            self._generation, self._manifest = delta.generation, after(delta, None)
+            content = changes.read_bytes() if changes.exists() else b""
+            whole_until = 0
+            for each, end in decode_records(content, roots=roots):
+                # Older ones are left over from when the whole manifest was written anew.
+                if each.generation.order > self._generation.order:
+                    self._generation, self._manifest = each.generation, after(each, self._manifest)
+                whole_until = end
+            if whole_until < len(content):
+                os.truncate(changes, whole_until)
+
+    def _read_committed(self, committed: Path) -> None:
+        with contextlib.suppress(ImageDamaged), self._damage_noted():
+            content = (committed / "delta").read_bytes()
+            delta, end = next(decode_records(content, roots=len(self._watched.roots)), (None, 0))
+            if delta is None or end != len(content):
+                raise ImageDamaged("the committed generation is broken")
+            if self._generation is not None and delta.generation.order <= self._generation.order:
+                shutil.rmtree(committed)
+                return
+            before = self._manifest
+            self._manifest = after(delta, before)
+            self._generation = delta.generation
+            self._pending = delta, before, True
+
+    def _remember(self, delta: Delta, result: Manifest) -> None:
+        """Note durably what the image now contains, and let go of the journal."""
+        whole, changes = self._folder / "manifest", self._folder / "manifest.log"
+        grown = changes.stat().st_size if changes.exists() else 0
+        if delta.base is None or grown > max(_LOG_WORTH_KEEPING, whole.stat().st_size):
+            draft = self._folder / "manifest.draft"
+            write_durably(draft, encode_record(whole_delta(delta.generation, result)))
+            draft.rename(whole)
+            changes.write_bytes(b"")
+        else:
+            with changes.open("ab") as out:
+                out.writelines(encode_record(delta))
+                out.flush()
+                os.fsync(out.fileno())
+        sync_folder(self._folder)
+        # First out of the way, so that a crash in between does not leave half of it.
+        (self._folder / "committed").rename(self._folder / "done")
+        shutil.rmtree(self._folder / "done", ignore_errors=True)
+        for root, inside in zip(self._watched.roots, delta.staged_inside, strict=False):
+            shutil.rmtree(Staging.at(root, inside=inside).folder / delta.staging, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _damage_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except ImageDamaged:
+            log.exception("what the standby holds is not complete; a full generation is needed")
+            with self._state:
+                self._generation = self._manifest = None
+            self._pending = None
+            write_durably(self._folder / "damaged", [])
+            sync_folder(self._folder)
+            shutil.rmtree(self._folder / "committed", ignore_errors=True)
+            raise
+
+
+class _StagedFile:
+    """A new file that is being received."""
+
+    __slots__ = ("block_size", "blocks", "number")
+
+    def __init__(self, number: int, block_size: int) -> None:
+        self.number = number
+        self.block_size = block_size
+        self.blocks = PartialHashes()
+
+
+class Incoming:
+    """A generation being received. Call `drop` or `commit` at the end; not thread-safe."""
+
+    def __init__(
+        self,
+        store: GenerationStore,
+        folder: Path,
+        watched: WatchedPaths,
+        staging: tuple[Staging, ...],
+        announced: Generation,
+        base: str | None,
+        held: Manifest | None,
+    ) -> None:
+        """Make room; use `GenerationStore.receive`."""
+        self._store = store
+        self._folder = folder
+        self._watched = watched
+        self._roots = len(watched.roots)
+        self._staging = staging
+        self._announced = announced
+        self._base = base
+        self._held = held if base is not None and held is not None else EMPTY
+        self._token = secrets.token_hex(8)
+        self._staged: dict[Key, _StagedFile] = {}
+        self._changed: dict[Key, PartialHashes] = {}
+        self._listed: dict[Key, Listed] = {}
+        self._removed: set[Key] = set()
+        self._moved_away: set[Key] = set()
+        self._staged_count = 0
+        self._open_file: tuple[Key, int] | None = None
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        for place in staging:
+            (place.folder / self._token).mkdir(mode=0o700, parents=True)
+        self._journal: BinaryIO = (folder / "journal").open("wb")
+        self._dropped = False
+
+    def add_chunk(self, frame: Frame) -> None:
+        """Take blocks.
+
+        Raises:
+            ProtocolViolated: They are malformed.
+            StorageFailed: The disk does not take them.
+        """
+        header = Header(frame.header)
+        into = header.text("into")
+        if into not in ("stage", "journal"):
+            raise ProtocolViolated(f"blocks go into 'stage' or 'journal', not {into!r}")
+        content = unpack(header.text("coding"), frame.payload)
+        with _disk_errors("blocks could not be written"):
+            for group in decode_blocks(content, roots=self._roots):
+                if into == "stage":
+                    self._stage(group)
+                else:
+                    self._note_changed(group)
+            if into == "journal":
+                append_chunk(self._journal, frame)
+
+    def add_entries(self, frame: Frame) -> None:
+        """Take a list of set entries."""
+        reader = Reader(unpack(Header(frame.header).text("coding"), frame.payload), roots=self._roots)
+        while not reader.exhausted:
+            listed = reader.listed()
+            if listed.form is HashForm.CHANGED or listed.staged is not None or listed.key in self._listed:
+                raise ProtocolViolated(f"{listed.key}: listed twice, or as only a standby lists it")
+            self._listed[listed.key] = listed
+
+    def add_removed(self, frame: Frame) -> None:
+        """Take a list of removed entries."""
+        reader = Reader(unpack(Header(frame.header).text("coding"), frame.payload), roots=self._roots)
+        while not reader.exhausted:
+            key = reader.key()
+            if key not in self._held or key in self._removed:
+                raise ProtocolViolated(f"{key}: removed, but not there")
+            self._removed.add(key)
+
+    def commit(self, frame: Frame) -> Generation:
+        """Check that all of it is there and adds up, put it on the disk, and make it the current generation.
+
+        Raises:
+            GenerationRefused: It does not add up to the root hash that the primary names.
+            ProtocolViolated: It is malformed.
+            StorageFailed: The disk does not take it.
+        """
+        header = Header(frame.header)
+        with _disk_errors("a generation could not be committed"):
+            self._close_file()
+            self._note_moves()
+            listed = tuple(self._complete(listed) for _, listed in sorted(self._listed.items()))
+            result = self._result(listed)
+            if result.root_hash != header.text("root"):
+                raise GenerationRefused(
+                    "what arrived does not add up to what was sent",
+                    reason="mismatch",
+                    holds=None if self._base is None else self._base,
+                )
+            announced = self._announced
+            generation = Generation(
+                number=announced.number,
+                epoch=announced.epoch,
+                root_hash=result.root_hash,
+                final_for=announced.final_for,
+                taken_at=announced.taken_at,
+                extra=announced.extra,
+                settled=header.flag("settled"),
+                entry_count=len(result),
+                total_bytes=result.total_bytes,
+            )
+            inside = tuple(place.inside for place in self._staging)
+            delta = Delta(generation, self._base, self._token, inside, listed, tuple(sorted(self._removed)))
+            self._make_durable(delta)
+            self._store.commit(delta, result)
+            self._dropped = True
+            return generation
+
+    def drop(self) -> None:
+        """Forget all of it, unless it was committed."""
+        with contextlib.suppress(OSError):
+            self._close_file()
+        self._journal.close()
+        if not self._dropped:
+            self._dropped = True
+            shutil.rmtree(self._folder, ignore_errors=True)
+            for place in self._staging:
+                shutil.rmtree(place.folder / self._token, ignore_errors=True)
+
+    def _stage(self, group: Blocks) -> None:
+        if group.key in self._changed:
+            raise ProtocolViolated(f"{group.key}: sent both as a new and as a changed file")
+        staged = self._staged.get(group.key)
+        if staged is None:
+            staged = self._staged[group.key] = _StagedFile(self._next_number(), group.block_size)
+        if staged.block_size != group.block_size:
+            raise ProtocolViolated(f"{group.key}: sent in blocks of two sizes")
+        descriptor = self._staged_file(group.key, staged)
+        for run in group.runs:
+            offset = run.first * group.block_size
+            if run.content is not None:
+                write_fully(descriptor, memoryview(run.content), offset)
+            else:
+                write_zeros(descriptor, offset, run.length)
+            staged.blocks.put(run.first, _hashes(run, group.block_size))
+
+    def _note_changed(self, group: Blocks) -> None:
+        if group.key in self._staged:
+            raise ProtocolViolated(f"{group.key}: sent both as a new and as a changed file")
+        known = self._changed.setdefault(group.key, PartialHashes())
+        for run in group.runs:
+            known.put(run.first, _hashes(run, group.block_size))
+
+    def _next_number(self) -> int:
+        self._staged_count += 1
+        return self._staged_count
+
+    def _staged_file(self, key: Key, staged: _StagedFile) -> int:
+        if self._open_file is not None and self._open_file[0] == key:
+            return self._open_file[1]
+        self._close_file()
+        path = self._staging[key.root].folder / self._token / str(staged.number)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._open_file = key, descriptor
+        return descriptor
+
+    def _close_file(self) -> None:
+        if self._open_file is not None:
+            os.close(self._open_file[1])
+            self._open_file = None
+
+    def _note_moves(self) -> None:
+        """Check that what moves away from a place leaves it, and leaves it once."""
+        for listed in self._listed.values():
+            former = listed.moved_from
+            if former is None:
+                continue
+            if former in self._moved_away or (former not in self._removed and former not in self._listed):
+                raise ProtocolViolated(f"{listed.key}: moved from {former}, which stays or moves elsewhere too")
+            self._moved_away.add(former)
+
+    def _complete(self, listed: Listed) -> Listed:
+        """Fill in what the list leaves out because it follows from the blocks that came."""
+        if listed.entry.kind is not Kind.FILE:
+            return listed
+        base = self._held.file(listed.moved_from or listed.key)
+        if listed.moved_from is None and listed.key in self._moved_away:
+            base = None  # what was here gets another place
+        staged = self._staged.get(listed.key)
+        if listed.moved_from is not None:
+            if base is None or staged is not None:
+                raise ProtocolViolated(f"{listed.key}: moved from a place where there is no file")
+            number = self._link_moved(listed.moved_from)
+        elif staged is not None:
+            return self._complete_staged(listed, staged)
+        elif base is None:
+            if listed.entry.size:
+                raise ProtocolViolated(f"{listed.key}: a new file without its content")
+            return self._complete_staged(listed, self._stage_empty(listed))
+        else:
+            number = None
+        return self._complete_changed(listed, base, number)
+
+    def _stage_empty(self, listed: Listed) -> _StagedFile:
+        staged = self._staged[listed.key] = _StagedFile(self._next_number(), listed.entry.block_size)
+        self._staged_file(listed.key, staged)
+        self._close_file()
+        return staged
+
+    def _complete_staged(self, listed: Listed, staged: _StagedFile) -> Listed:
+        entry = listed.entry
+        hashes = staged.blocks.over(b"", count=block_count(entry.size, entry.block_size))
+        if hashes is None or staged.block_size != entry.block_size:
+            raise ProtocolViolated(f"{listed.key}: a new file of which some blocks were not sent")
+        complete = with_hashes(entry, hashes)
+        self._finish_staged(listed.key, staged, complete)
+        return Listed(listed.key, complete, HashForm.WHOLE, staged=staged.number)
+
+    def _complete_changed(self, listed: Listed, base: Entry, staged: int | None) -> Listed:
+        entry = listed.entry
+        known = self._changed.get(listed.key, PartialHashes())
+        count = block_count(entry.size, entry.block_size)
+        if listed.form is HashForm.WHOLE:
+            return listed._replace(staged=staged)
+        if base.block_size != entry.block_size:
+            raise ProtocolViolated(f"{listed.key}: other blocks than before, without their hashes")
+        form = Listed(listed.key, entry, HashForm.CHANGED, tuple(known.items(below=count)), listed.moved_from, staged)
+        if known.over(base.hashes, count=count) is None:
+            raise ProtocolViolated(f"{listed.key}: a file that grew, of which some blocks were not sent")
+        return form
+
+    def _finish_staged(self, key: Key, staged: _StagedFile, entry: Entry) -> None:
+        path = self._staging[key.root].folder / self._token / str(staged.number)
+        if path.stat().st_size != entry.size:
+            os.truncate(path, entry.size)
+        if os.geteuid() == 0:
+            os.chown(path, entry.uid, entry.gid)
+        path.chmod(entry.mode)
+        os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _link_moved(self, former: Key) -> int:
+        """Give a file that moves a second name in staging, so that its place may be taken before it gets its own."""
+        number = self._next_number()
+        target = self._staging[former.root].folder / self._token / str(number)
+        with Folders(self._watched.roots[former.root]) as folders:
+            folder, name = folders.holding(former)
+            os.link(name, target, src_dir_fd=folder, follow_symlinks=False)
+        return number
+
+    def _result(self, listed: tuple[Listed, ...]) -> Manifest:
+        changed = {each.key: resolve(each, self._held) for each in listed}
+        if not self._removed.isdisjoint(changed):
+            raise ProtocolViolated("an entry is both set and removed")
+        result = self._held.changed(changed, self._removed)
+        for key in changed:
+            parent = result.get(key.parent)
+            if key.path and (parent is None or parent.kind is not Kind.FOLDER):
+                raise ProtocolViolated(f"{key}: what holds it is no folder")
+        return result
+
+    def _make_durable(self, delta: Delta) -> None:
+        for number, place in enumerate(self._staging):
+            folder = place.folder / self._token
+            new = [str(each.staged) for each in delta.listed if each.key.root == number and each.staged is not None]
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                sync_entries(descriptor, new)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            sync_folder(place.folder)
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+        write_durably(self._folder / "delta", encode_record(delta))
+        sync_folder(self._folder)
+
+
+def compare(watched: WatchedPaths, manifest: Manifest, *, read_files: bool) -> None:
+    """Compare the image on disk with a manifest.
+
+    Args:
+        watched: Where the image lies.
+        manifest: What it should be.
+        read_files: Compare content too, not only names, kinds, sizes, times, modes and owners.
+
+    Raises:
+        ImageDamaged: They differ.
+    """
+    found = walk(watched)
+    wanted = {key for key in manifest if not _is_file(manifest, key)}
+    if found.others.keys() != wanted or len(found.files) != len(manifest) - len(wanted):
+        raise ImageDamaged("the standby's image has other entries than the generation says")
+    for key, entry in found.others.items():
+        if _facts(entry) != _facts(manifest.get(key)):
+            raise ImageDamaged(f"{key}: not what the generation says")
+    for key, status in found.files.items():
+        expected = manifest.file(key)
+        seen = Entry(
+            Kind.FILE, status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_size
+        )
+        if expected is None or _facts(seen) != _facts(expected):
+            raise ImageDamaged(f"{key}: not what the generation says")
+        if read_files:
+            descriptor = os.open(watched.place(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                check_blocks(descriptor, key, expected, range(block_count(expected.size, expected.block_size)))
+            finally:
+                os.close(descriptor)
+
+
+def _facts(entry: Entry | None) -> tuple[object, ...]:
+    if entry is None:
+        return ()
+    owners = (entry.uid, entry.gid) if os.geteuid() == 0 else ()
+    return entry.kind, entry.mode, entry.mtime_ns, entry.size, entry.target, owners
+
+
+def _is_file(manifest: Manifest, key: Key) -> bool:
+    return manifest.file(key) is not None
+
+
+def _hashes(run: Run, block_size: int) -> list[bytes]:
+    if run.content is None:
+        whole, rest = divmod(run.length, block_size)
+        return [zero_hash(block_size)] * whole + ([zero_hash(rest)] if rest else [])
+    view = memoryview(run.content)
+    return [hash_block(view[at : at + block_size]) for at in range(0, len(view), block_size)]
+
+
+@contextlib.contextmanager
+def _disk_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as broken:
+        raise StorageFailed(f"{what}: {broken}") from broken

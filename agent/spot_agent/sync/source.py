@@ -1,22 +1,71 @@
-"""The primary's side of state transfer: takes generations from the watched paths."""
+"""The primary's side of state transfer: takes generations from the watched paths.
+
+A generation is read on a thread of its own and shipped at the same time, so reading, hashing and compressing overlap
+with sending. What is read waits in a buffer of bounded size; when the link is slower than the disk, reading waits.
+
+A file is read if its status differs from when it was read last, and a block is sent if its hash differs from what the
+standby holds. The status alone is not proof: a file that was written in the moment in which it was read may be written
+again within the same tick of the file system's clock. Such a file is read once more for the next generation. Writes
+through a shared memory map change the status late; a workload that does so needs a quiesce hook.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+import json
+import os
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from spot_agent.sync.manifest import Manifest
+from spot_agent.sync.blocks import (
+    HASH_BYTES,
+    LARGEST_FILE,
+    MOST_BLOCKS,
+    PartialHashes,
+    block_count,
+    choose_block_size,
+    hash_block,
+    zero_hash,
+)
+from spot_agent.sync.channel import wait_until
+from spot_agent.sync.errors import GenerationUnsound, PathNotWatchable, StorageFailed
+from spot_agent.sync.frames import CHUNK_BYTES, Blocks, Frame, Packer, Run, encode_blocks
+from spot_agent.sync.manifest import (
+    EMPTY,
+    Entry,
+    HashForm,
+    Key,
+    Kind,
+    Listed,
+    Manifest,
+    encode_key,
+    encode_listed,
+    split,
+)
 from spot_agent.sync.paths import WatchedPaths
+from spot_agent.sync.scan import Signature, Walk, walk
+
+_OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# File systems stamp changes with the kernel's coarse clock, which ticks at least 100 times a second.
+_TICK_NS: Final = 20_000_000
+_WALKS: Final = 4
+_READS: Final = 4
+_REMEMBERED_MANIFESTS: Final = 4
+_LIST_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the reading, or shipping, of one generation is.
+    """How far the shipping, or receiving, of one generation is.
 
     Attributes:
         done_bytes: Bytes of watched files dealt with.
-        total_bytes: Bytes of watched files that had to be looked at; 0 until the tree has been walked.
+        total_bytes: Bytes of watched files that have to be dealt with; 0 until the tree has been walked.
         wire_bytes: Bytes put on the wire for it, compressed.
         bytes_per_second: Rate of `done_bytes` since the start.
     """
@@ -29,54 +78,171 @@ class Progress:
     @property
     def percent(self) -> float:
         """Between 0 and 100."""
-        return 100.0 if self.done_bytes >= self.total_bytes else 100.0 * self.done_bytes / self.total_bytes
+        if self.done_bytes >= self.total_bytes:
+            return 100.0
+        return 100.0 * self.done_bytes / self.total_bytes
 
 
 class OutgoingGeneration:
-    """A generation being read on a thread of its own while it is shipped.
+    """A generation being read while it is shipped.
 
     Attributes:
         number: Rises by at least one per generation within an epoch.
         epoch: The primary's epoch.
         final_for: Handover id if this is the last generation of a handover.
         taken_at: Epoch seconds by this instance's clock, just before reading began.
+        base: Root hash of what the standby must hold; None for everything.
+        extra: What travels along.
     """
 
-    number: int
-    epoch: int
-    final_for: str | None
-    taken_at: float
+    def __init__(
+        self,
+        number: int,
+        *,
+        epoch: int,
+        final_for: str | None,
+        taken_at: float,
+        base: str | None,
+        extra: Mapping[str, Any],
+        buffer_bytes: int,
+    ) -> None:
+        self.number = number
+        self.epoch = epoch
+        self.final_for = final_for
+        self.taken_at = taken_at
+        self.base = base
+        self.extra = extra
+        self._buffer_bytes = buffer_bytes
+        self._frames: deque[Frame] = deque()
+        self._buffered = 0
+        self._changed = threading.Condition()
+        self._cancelled = False
+        self._failure: BaseException | None = None
+        self._result: tuple[Manifest, bool, bool] | None = None
 
     def wait_until_read(self, timeout_seconds: float) -> Manifest:
-        """Block until everything is read, so that the workload may go on.
+        """Block until everything is read.
 
-        Without somebody shipping it at the same time this only returns for generations of less than the buffer
-        (`GenerationSource.buffer_bytes`): reading waits when the link is slower than the disk.
+        Without somebody shipping it at the same time this only returns for generations that fit the buffer.
 
         Raises:
-            GenerationUnsound: Files kept changing while they were read.
+            GenerationUnsound: Files kept changing while they were read, or it was cancelled.
             TimeoutError: Not read in time.
         """
-        raise NotImplementedError
+        return self._outcome(timeout_seconds)[0]
+
+    def has_changes(self, timeout_seconds: float) -> bool:
+        """Whether anything differs from what the standby holds; waits like `wait_until_read`."""
+        return self._outcome(timeout_seconds)[2]
 
     @property
-    def changes(self) -> bool:
-        """Whether anything differs from what the standby holds; waits until everything is read."""
-        raise NotImplementedError
-
-    @property
-    def progress(self) -> Progress:
-        raise NotImplementedError
+    def settled(self) -> bool:
+        """Whether it is known to be an image of one point in time; False while it is being read."""
+        return self._result is not None and self._result[1]
 
     def cancel(self) -> None:
         """Stop reading; `ship` then raises. Harmless afterwards."""
-        raise NotImplementedError
+        with self._changed:
+            self._cancelled = True
+            self._frames.clear()
+            self._buffered = 0
+            self._changed.notify_all()
+
+    def frames(self, *, deadline: float) -> Iterator[Frame]:
+        """The frames in order, as they are read; may be asked for once.
+
+        Args:
+            deadline: On the monotonic clock.
+
+        Raises:
+            TimeoutError: The next one was not read in time.
+            GenerationUnsound: Files kept changing while they were read, or it was cancelled.
+            PathNotWatchable: Something can not be read at all.
+        """
+        while True:
+            with self._changed:
+                in_time = self._changed.wait_for(lambda: self._frames or self._over(), wait_until(deadline))
+                if not in_time:
+                    raise TimeoutError(f"generation {self.number} was not read in time")
+                if self._frames:
+                    frame = self._frames.popleft()
+                    self._buffered -= len(frame.payload)
+                    self._changed.notify_all()
+                elif self._failure is not None:
+                    raise self._failure
+                elif self._cancelled:
+                    raise GenerationUnsound("the generation was cancelled while it was read")
+                else:
+                    return
+            yield frame
+
+    def put(self, frame: Frame) -> None:
+        """Add a frame; waits while the buffer is full. For the reading thread."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._cancelled or self._buffered < self._buffer_bytes)
+            if self._cancelled:
+                raise GenerationUnsound("the generation was cancelled while it was read")
+            self._frames.append(frame)
+            self._buffered += len(frame.payload)
+            self._changed.notify_all()
+
+    def finish(self, manifest: Manifest, *, settled: bool, changed: bool) -> None:
+        """Everything is read. For the reading thread."""
+        with self._changed:
+            self._result = (manifest, settled, changed)
+            self._changed.notify_all()
+
+    def fail(self, failure: BaseException) -> None:
+        """It could not be read. For the reading thread."""
+        with self._changed:
+            self._failure = failure
+            self._changed.notify_all()
+
+    def _over(self) -> bool:
+        return self._cancelled or self._failure is not None or self._result is not None
+
+    def _outcome(self, timeout_seconds: float) -> tuple[Manifest, bool, bool]:
+        with self._changed:
+            if not self._changed.wait_for(self._over, timeout_seconds):
+                raise TimeoutError(f"generation {self.number} was not read within {timeout_seconds} s")
+            if self._failure is not None:
+                raise self._failure
+            if self._result is None:
+                raise GenerationUnsound("the generation was cancelled while it was read")
+            return self._result
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A file as it was read last.
+
+    Attributes:
+        signature: Its status then.
+        entry: What it was.
+        trusted: Whether the same signature proves the same content.
+    """
+
+    signature: Signature
+    entry: Entry
+    trusted: bool
 
 
 class GenerationSource:
-    """Takes generations. One per agent process; knows the hashes of all it has read, so re-reads only what changed."""
+    """Takes generations. One per agent process; knows the hashes of all it has read, so it re-reads only what
+    changed."""
 
-    def __init__(self, watched: WatchedPaths, *, buffer_bytes: int = 128 << 20) -> None: ...
+    def __init__(self, watched: WatchedPaths, *, buffer_bytes: int = 64 << 20) -> None:
+        """Keep what is given; nothing is read yet.
+
+        Args:
+            watched: What is taken.
+            buffer_bytes: How much may wait for the link.
+        """
+        self._watched = watched
+        self._buffer_bytes = buffer_bytes
+        self._known: dict[Key, _Known] = {}
+        self._manifests: deque[Manifest] = deque(maxlen=_REMEMBERED_MANIFESTS)
+        self._reading = threading.Lock()
 
     def take(
         self,
@@ -91,21 +257,496 @@ class GenerationSource:
     ) -> OutgoingGeneration:
         """Begin to read the watched paths; returns at once.
 
+        Several may be taken, one per standby: each is read when the one before it is read.
+
         Args:
             number: Of the new generation; greater than any before in this epoch.
             epoch: The primary's epoch.
             held: What the standby holds (`PrimaryLink.held`); None sends everything.
             final_for: Handover id, for the last generation of a handover.
             extra: JSON-able payload that travels along: configuration, prices, switch history.
-            must_settle: True when the workload is quiesced or frozen: a file that changes meanwhile is an error. False
-                accepts files of different moments (each by itself whole as far as can be seen).
-            on_read: Called on the reading thread once everything is read: thaw here.
+            must_settle: True when the workload is quiesced or frozen: a file that keeps changing is an error. False
+                accepts files of different moments, and says so in `settled`.
+            on_read: Called once on the reading thread when reading is over, also when it failed: thaw here.
 
         Returns:
             A generation in progress: ship it, or cancel it.
         """
-        raise NotImplementedError
+        generation = OutgoingGeneration(
+            number,
+            epoch=epoch,
+            final_for=final_for,
+            taken_at=time.time(),
+            base=None if held is None else held.root_hash,
+            extra=dict(extra or {}),
+            buffer_bytes=self._buffer_bytes,
+        )
+
+        def read() -> None:
+            try:
+                with self._reading:
+                    reading = _Reading(self._watched, self._known, generation, held, must_settle=must_settle)
+                    self._known = reading.run()
+                    self._manifests.append(reading.manifest)
+            except BaseException as failure:  # noqa: BLE001  whoever ships it must learn of any failure
+                generation.fail(failure)
+            finally:
+                if on_read is not None:
+                    on_read()
+
+        threading.Thread(target=read, name=f"read-generation-{number}", daemon=True).start()
+        return generation
+
+    def recall(self, root_hash: str) -> Manifest | None:
+        """The manifest with this root hash, if it was taken lately."""
+        return next((manifest for manifest in self._manifests if manifest.root_hash == root_hash), None)
 
     def adopt(self, manifest: Manifest) -> None:
-        """Reuse the hashes of a promoted standby: files that look as the manifest says are not read again."""
-        raise NotImplementedError
+        """Reuse the hashes of a promoted standby: files that look as the manifest says are not read again.
+
+        Call it before the workload starts; afterwards a file that was changed in place may look the same.
+        """
+        with self._reading:
+            found = walk(self._watched)
+            for key, status in found.files.items():
+                entry = manifest.file(key)
+                if entry is not None and (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns):
+                    self._known[key] = _Known(Signature.of(status), entry, trusted=True)
+            self._manifests.append(manifest)
+
+
+class _Sent:
+    """What of one file has gone into this generation."""
+
+    __slots__ = ("block_size", "blocks", "into")
+
+    def __init__(self, into: str, block_size: int) -> None:
+        self.into = into
+        self.block_size = block_size
+        self.blocks = PartialHashes()
+
+
+class _FileVanished(Exception):
+    """The file is no longer there, or is no longer a file."""
+
+
+class _Reading:
+    """Reads one generation."""
+
+    def __init__(
+        self,
+        watched: WatchedPaths,
+        known: Mapping[Key, _Known],
+        generation: OutgoingGeneration,
+        held: Manifest | None,
+        *,
+        must_settle: bool,
+    ) -> None:
+        self._watched = watched
+        self._known = known
+        self._generation = generation
+        self._held = held or EMPTY
+        self._must_settle = must_settle
+        self._now: dict[Key, _Known] = {}
+        self._sent: dict[Key, _Sent] = {}
+        self._moved: dict[Key, Key] = {}
+        self._moved_away: set[Key] = set()
+        self._chunks = _Chunks(generation)
+        self.manifest = EMPTY
+
+    def run(self) -> dict[Key, _Known]:
+        """Read everything, and put it into the generation; answers what is known of the files now."""
+        found, settled = self._settle()
+        self._chunks.flush()
+        entries = {**found.others, **{key: known.entry for key, known in self._now.items()}}
+        changed = {key: entry for key, entry in entries.items() if not _equal(self._held.get(key), entry)}
+        removed = [key for key in self._held if key not in entries]
+        self.manifest = self._held.changed(changed, removed)
+        self._put_lists(changed, removed)
+        end = {
+            "type": "end",
+            "root": self.manifest.root_hash,
+            "settled": settled,
+            "done": self._chunks.done_bytes,
+        }
+        self._generation.put(Frame(end))
+        self._generation.finish(self.manifest, settled=settled, changed=bool(changed or removed))
+        return self._now
+
+    def _settle(self) -> tuple[Walk, bool]:
+        """Walk and read until a walk finds what the one before found; answers the last walk and whether it did."""
+        before: Walk | None = None
+        for walked in range(_WALKS):
+            found = walk(self._watched)
+            if before is None:
+                self._begin(found)
+            elif found.same_as(before):
+                return before, True
+            elif not self._must_settle and walked > 1:
+                break
+            something_read = self._bring_all(found)
+            if not something_read and not found.disturbed and before is None:
+                return found, True
+            before = found
+        if self._must_settle:
+            raise GenerationUnsound(
+                "watched files keep changing although the workload is held still; "
+                "freeze or quiesce must stop all writes to the watched paths"
+            )
+        return before or Walk(), False
+
+    def _begin(self, found: Walk) -> None:
+        self._find_moved(found)
+        generation = self._generation
+        begin = {
+            "type": "begin",
+            "number": generation.number,
+            "epoch": generation.epoch,
+            "final_for": generation.final_for,
+            "taken_at": generation.taken_at,
+            "base": generation.base,
+            "roots": len(self._watched.roots),
+            "total": sum(status.st_size for key, status in found.files.items() if not self._is_held(key, status)),
+        }
+        generation.put(Frame(begin, json.dumps(generation.extra).encode()))
+
+    def _find_moved(self, found: Walk) -> None:
+        """Find files that were renamed, by their inodes, so that a rename sends a name and not the content."""
+        departed = {
+            (known.signature.device, known.signature.inode): key
+            for key, known in self._known.items()
+            if self._held.file(key) is not None and _inode(found.files.get(key)) != known.signature[:2]
+        }
+        for key, status in sorted(found.files.items()) if departed else ():
+            known = self._known.get(key)
+            former = departed.get((status.st_dev, status.st_ino))
+            if former is None or (known is not None and known.signature[:2] == _inode(status)):
+                continue
+            # The inode may as well have been given to an unrelated new file.
+            size = self._known[former].entry.size
+            if size <= status.st_size <= 2 * size + CHUNK_BYTES:
+                del departed[status.st_dev, status.st_ino]
+                self._moved[key] = former
+                self._moved_away.add(former)
+
+    def _is_held(self, key: Key, status: os.stat_result) -> bool:
+        """Whether the standby is known to hold the file's content, so that it need not be read."""
+        known = self._known.get(key)
+        held = self._held.file(key)
+        return (
+            known is not None
+            and held is not None
+            and known.trusted
+            and known.signature == Signature.of(status)
+            and known.entry.same_content(held)
+        )
+
+    def _bring_all(self, found: Walk) -> bool:
+        """Bring all files up to what a walk found; answers whether any had to be read."""
+        something_read = False
+        for key, status in sorted(found.files.items()):
+            now = self._now.get(key)
+            if now is not None and now.signature == Signature.of(status):
+                continue
+            try:
+                something_read |= self._bring(key, status)
+            except _FileVanished:
+                found.disturbed = True
+                self._now.pop(key, None)
+        for key in [key for key in self._now if key not in found.files]:
+            del self._now[key]
+        back_again = next(
+            (key for key in self._moved_away if _inode(found.files.get(key)) == self._known[key].signature[:2]), None
+        )
+        if back_again is not None:
+            raise GenerationUnsound(f"{back_again} was away for a moment while the tree was read")
+        return something_read
+
+    def _bring(self, key: Key, status: os.stat_result) -> bool:
+        if self._is_held(key, status) and key not in self._sent:
+            known = self._known[key]
+            self._now[key] = _Known(known.signature, _with_metadata(known.entry, status), trusted=True)
+            return False
+        former = self._moved.get(key)
+        reference = self._reference(key)
+        if former is not None:
+            known = self._known[former]
+            # Renaming a folder does not even touch the files in it.
+            if known.trusted and known.signature == Signature.of(status) and _same(known.entry, reference):
+                self._now[key] = _Known(known.signature, _with_metadata(known.entry, status), trusted=True)
+                return False
+        for attempt in range(_READS):
+            known, whole = self._read(key, reference, last=attempt == _READS - 1)
+            if whole:
+                self._now[key] = known
+                return True
+        raise GenerationUnsound(f"{key} keeps changing while it is read")
+
+    def _reference(self, key: Key) -> Entry | None:
+        """What the standby has to which the changes of a file can be applied."""
+        former = self._moved.get(key)
+        if former is None and key in self._moved_away:
+            return None  # its content there moves to another place, this is a new file
+        return self._held.file(former or key)
+
+    def _read(self, key: Key, reference: Entry | None, *, last: bool) -> tuple[_Known, bool]:
+        """Read a file once; answers what it is, and whether it stayed the same meanwhile."""
+        started_ns = time.time_ns()
+        try:
+            descriptor = os.open(self._watched.place(key), _OPEN_FILE)
+        except PermissionError as forbidden:
+            raise PathNotWatchable(f"{key} may not be read by the agent") from forbidden
+        except OSError as gone:
+            raise _FileVanished from gone
+        try:
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                raise _FileVanished
+            block_size = self._block_size(key, before.st_size, reference)
+            hashes, complete = self._read_blocks(key, descriptor, before, block_size, reference)
+            after = os.fstat(descriptor)
+        except OSError as broken:
+            raise StorageFailed(f"{key} can not be read: {broken}") from broken
+        finally:
+            os.close(descriptor)
+        unchanged = complete and Signature.of(before) == Signature.of(after)
+        trusted = unchanged and max(after.st_mtime_ns, after.st_ctime_ns) < started_ns - _TICK_NS
+        entry = Entry(
+            Kind.FILE,
+            stat.S_IMODE(after.st_mode),
+            after.st_uid,
+            after.st_gid,
+            after.st_mtime_ns,
+            before.st_size,
+            block_size,
+            hashes,
+        )
+        whole = unchanged or (last and complete and not self._must_settle)
+        return _Known(Signature.of(after), entry, trusted), whole
+
+    def _block_size(self, key: Key, size: int, reference: Entry | None) -> int:
+        if size > LARGEST_FILE:
+            raise PathNotWatchable(f"{key} has {size} bytes; at most {LARGEST_FILE} can be carried")
+        sent = self._sent.get(key)
+        if sent is None:
+            known = self._known.get(key)
+            used = reference or (known.entry if known is not None else None)
+            return choose_block_size(size, used_so_far=None if used is None else used.block_size)
+        if block_count(size, sent.block_size) > MOST_BLOCKS:
+            raise GenerationUnsound(f"{key} grew too fast to be read")
+        return sent.block_size
+
+    def _read_blocks(
+        self, key: Key, descriptor: int, status: os.stat_result, block_size: int, reference: Entry | None
+    ) -> tuple[bytes, bool]:
+        """Read, hash and send what differs; answers the hashes and whether all bytes were there."""
+        hashes: list[bytes] = []
+        sent = self._sent.get(key)
+        for offset, content, length in _segments(descriptor, status, block_size, reference):
+            if content is None:
+                found = _zero_hashes(length, block_size)
+            else:
+                view = memoryview(content)
+                found = [hash_block(view[at : at + block_size]) for at in range(0, len(view), block_size)]
+            first = offset // block_size
+            states = _states(found, length, block_size)
+            if reference is not None or sent is not None:
+                wanted = _differing(first, found, content, offset, block_size, reference, sent)
+                states = [state if want else _KEEP for state, want in zip(states, wanted, strict=True)]
+            if any(states):
+                if sent is None:
+                    sent = self._sent[key] = _Sent("stage" if reference is None else "journal", block_size)
+                self._chunks.add(key, sent, _runs(first, states, content, length, block_size))
+                for run_first, digests in _groups(first, found, states):
+                    sent.blocks.put(run_first, digests)
+            hashes += found
+            self._chunks.done_bytes += length
+            if content is not None and len(content) < length:
+                return b"".join(hashes), False
+        return b"".join(hashes), True
+
+    def _put_lists(self, changed: Mapping[Key, Entry], removed: list[Key]) -> None:
+        listed = (self._listed(key, entry) for key, entry in sorted(changed.items()))
+        for kind, pieces in (
+            ("entries", split(listed, encode_listed, limit=_LIST_BYTES)),
+            ("removed", split(removed, encode_key, limit=_LIST_BYTES)),
+        ):
+            for piece in pieces:
+                coding, payload = self._chunks.packer.pack(piece)
+                self._generation.put(Frame({"type": kind, "coding": coding}, payload))
+
+    def _listed(self, key: Key, entry: Entry) -> Listed:
+        moved_from = self._moved.get(key)
+        sent = self._sent.get(key)
+        if entry.kind is not Kind.FILE or (sent is not None and sent.into == "stage"):
+            return Listed(key, entry, HashForm.WHOLE if entry.kind is not Kind.FILE else HashForm.DERIVED)
+        reference = self._reference(key)
+        same_blocks = reference is None or reference.block_size == entry.block_size
+        return Listed(key, entry, HashForm.DERIVED if same_blocks else HashForm.WHOLE, moved_from=moved_from)
+
+
+_KEEP, _DATA, _ZERO = 0, 1, 2
+
+
+class _Chunks:
+    """Collects blocks into chunks, and chunks into the generation."""
+
+    def __init__(self, generation: OutgoingGeneration) -> None:
+        self._generation = generation
+        self._groups: list[Blocks] = []
+        self._into = "stage"
+        self._collected = 0
+        self.packer = Packer()
+        self.done_bytes = 0
+
+    def add(self, key: Key, sent: _Sent, runs: tuple[Run, ...]) -> None:
+        if sent.into != self._into:
+            self.flush()
+            self._into = sent.into
+        self._groups.append(Blocks(key, sent.block_size, runs))
+        # The names and tables count as well, or 100,000 empty folders' worth of them would make one huge chunk.
+        self._collected += 64 + len(key.path) + sum(run.length if run.content is not None else 16 for run in runs)
+        if self._collected >= CHUNK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._groups:
+            return
+        coding, payload = self.packer.pack(encode_blocks(self._groups))
+        self._generation.put(
+            Frame({"type": "chunk", "into": self._into, "coding": coding, "done": self.done_bytes}, payload)
+        )
+        self._groups = []
+        self._collected = 0
+
+
+def _segments(
+    descriptor: int, status: os.stat_result, block_size: int, reference: Entry | None
+) -> Iterator[tuple[int, bytes | None, int]]:
+    """Offset, content and wanted length of consecutive parts of a file; no content where there is a hole."""
+    step = max(CHUNK_BYTES, block_size, reference.block_size if reference is not None else 0)
+    sparse = status.st_blocks * 512 < status.st_size
+    data_at = 0
+    for offset in range(0, status.st_size, step):
+        length = min(step, status.st_size - offset)
+        if sparse and data_at <= offset:
+            data_at = _next_data(descriptor, offset)
+        if sparse and data_at >= offset + length:
+            yield offset, None, length
+        else:
+            yield offset, os.pread(descriptor, length, offset), length
+
+
+def _next_data(descriptor: int, offset: int) -> int:
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError:  # ENXIO: only a hole is left
+        return LARGEST_FILE + LARGEST_FILE
+
+
+def _zero_hashes(length: int, block_size: int) -> list[bytes]:
+    whole, rest = divmod(length, block_size)
+    return [zero_hash(block_size)] * whole + ([zero_hash(rest)] if rest else [])
+
+
+def _states(found: list[bytes], length: int, block_size: int) -> list[int]:
+    """For each block whether it has to go as data, or is zero."""
+    zeros = _zero_hashes(length, block_size)
+    if len(zeros) != len(found):  # the file was cut off while it was read; it is read again
+        zeros = [b""] * len(found)
+    return [_ZERO if digest == zero else _DATA for digest, zero in zip(found, zeros, strict=True)]
+
+
+def _differing(
+    first: int,
+    found: list[bytes],
+    content: bytes | None,
+    offset: int,
+    block_size: int,
+    reference: Entry | None,
+    sent: _Sent | None,
+) -> list[bool]:
+    """For each block whether the standby lacks it."""
+    if reference is None:
+        differs = [True] * len(found)
+    elif reference.block_size == block_size:
+        former = reference.hashes[first * HASH_BYTES : (first + len(found)) * HASH_BYTES]
+        if former == b"".join(found):
+            differs = [False] * len(found)
+        else:
+            cut = range(0, len(found) * HASH_BYTES, HASH_BYTES)
+            differs = [digest != former[at : at + HASH_BYTES] for digest, at in zip(found, cut, strict=True)]
+    else:
+        differs = _differing_in_other_blocks(len(found), content, offset, block_size, reference)
+    if sent is not None:
+        for position, digest in enumerate(found):
+            before = sent.blocks.get(first + position)
+            if before is not None:
+                differs[position] = before != digest
+    return differs
+
+
+def _differing_in_other_blocks(
+    count: int, content: bytes | None, offset: int, block_size: int, reference: Entry
+) -> list[bool]:
+    """As `_differing`, where the standby knows the file in blocks of another size."""
+    if content is None:
+        return [True] * count
+    size = reference.block_size
+    view = memoryview(content)
+    differs = [False] * count
+    for at in range(0, len(view), size):
+        index = (offset + at) // size
+        part = view[at : at + size]
+        if hash_block(part) != reference.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
+            for position in range(at // block_size, block_count(at + len(part), block_size)):
+                differs[position] = True
+    return differs
+
+
+def _runs(first: int, states: list[int], content: bytes | None, length: int, block_size: int) -> tuple[Run, ...]:
+    """Join consecutive blocks of the same state."""
+    runs = []
+    position = 0
+    for state, group in itertools.groupby(states):
+        count = sum(1 for _ in group)
+        start, end = position * block_size, min((position + count) * block_size, length)
+        if state == _ZERO:
+            runs.append(Run(first + position, end - start, None))
+        elif state == _DATA and content is not None:
+            part = memoryview(content)[start:end]
+            runs.append(Run(first + position, len(part), part))
+        position += count
+    return tuple(runs)
+
+
+def _groups(first: int, found: list[bytes], states: list[int]) -> Iterator[tuple[int, list[bytes]]]:
+    """First index and hashes of consecutive blocks that are sent."""
+    position = 0
+    for is_sent, group in itertools.groupby(states, key=bool):
+        count = sum(1 for _ in group)
+        if is_sent:
+            yield first + position, found[position : position + count]
+        position += count
+
+
+def _with_metadata(entry: Entry, status: os.stat_result) -> Entry:
+    mode = stat.S_IMODE(status.st_mode)
+    if (entry.mode, entry.uid, entry.gid, entry.mtime_ns) == (mode, status.st_uid, status.st_gid, status.st_mtime_ns):
+        return entry
+    return Entry(
+        Kind.FILE, mode, status.st_uid, status.st_gid, status.st_mtime_ns, entry.size, entry.block_size, entry.hashes
+    )
+
+
+def _inode(status: os.stat_result | None) -> tuple[int, int] | None:
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _equal(held: Entry | None, entry: Entry) -> bool:
+    # Mostly it is the very same object, which spares comparing all fields of 100,000 of them.
+    return held is entry or held == entry
+
+
+def _same(entry: Entry, other: Entry | None) -> bool:
+    return other is not None and entry.same_content(other)

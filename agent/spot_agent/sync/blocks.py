@@ -1,0 +1,111 @@
+"""Blocks: the unit in which a file is compared, sent and written.
+
+A block is named by its XXH3-128 hash: it guards against chance and broken disks at several gigabytes per second. It is
+no guard against somebody who may write into the workload's files and searches for collisions on purpose.
+
+Small blocks send less when single pages change (databases write pages of 4 to 16 KiB), large ones keep the list of
+hashes small. So a file has blocks of 4 KiB as long as that makes at most 262,144 of them (1 GiB, 4 MiB of hashes),
+then of four times as much, and so on. A growing file keeps its block size until it has twice as many blocks, so that
+it does not flip between two sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import xxhash
+
+HASH_BYTES: Final = 16
+SMALLEST_BLOCK: Final = 4 << 10
+LARGEST_BLOCK: Final = 4 << 20
+_WANTED_BLOCKS: Final = 1 << 18
+MOST_BLOCKS: Final = 2 * _WANTED_BLOCKS
+LARGEST_FILE: Final = MOST_BLOCKS * LARGEST_BLOCK
+
+hash_block = xxhash.xxh3_128_digest
+
+
+def choose_block_size(size: int, *, used_so_far: int | None = None) -> int:
+    """Say in which blocks a file is compared.
+
+    Args:
+        size: Of the file, at most `LARGEST_FILE`.
+        used_so_far: Its block size until now, kept while it will do.
+
+    Returns:
+        A power of two between `SMALLEST_BLOCK` and `LARGEST_BLOCK`.
+    """
+    if used_so_far is not None and block_count(size, used_so_far) <= MOST_BLOCKS:
+        return used_so_far
+    block_size = SMALLEST_BLOCK
+    while block_count(size, block_size) > _WANTED_BLOCKS and block_size < LARGEST_BLOCK:
+        block_size *= 4
+    return min(block_size, LARGEST_BLOCK)
+
+
+def is_block_size(number: int) -> bool:
+    return SMALLEST_BLOCK <= number <= LARGEST_BLOCK and number & (number - 1) == 0
+
+
+def block_count(size: int, block_size: int) -> int:
+    return -(-size // block_size)
+
+
+def block_length(index: int, *, size: int, block_size: int) -> int:
+    """Bytes in the block at `index` of a file of `size` bytes; the last one may be short."""
+    return min(block_size, size - index * block_size)
+
+
+@functools.lru_cache(maxsize=64)
+def zero_hash(length: int) -> bytes:
+    """Hash of so many zero bytes."""
+    return hash_block(bytes(length))
+
+
+class PartialHashes:
+    """The hashes of some of a file's blocks."""
+
+    __slots__ = ("_hashes", "_present")
+
+    def __init__(self) -> None:
+        self._hashes = bytearray()
+        self._present = bytearray()
+
+    def put(self, first: int, hashes: Sequence[bytes]) -> None:
+        """Set the hashes of consecutive blocks."""
+        end = first + len(hashes)
+        if end > len(self._present):
+            self._hashes.extend(bytes((end - len(self._present)) * HASH_BYTES))
+            self._present.extend(bytes(end - len(self._present)))
+        self._hashes[first * HASH_BYTES : end * HASH_BYTES] = b"".join(hashes)
+        self._present[first:end] = b"\1" * len(hashes)
+
+    def get(self, index: int) -> bytes | None:
+        if index >= len(self._present) or not self._present[index]:
+            return None
+        return bytes(self._hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES])
+
+    def items(self, *, below: int) -> Iterator[tuple[int, bytes]]:
+        """Index and hash of each known block before the one at `below`."""
+        index = self._present.find(1)
+        while 0 <= index < below:
+            yield index, bytes(self._hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES])
+            index = self._present.find(1, index + 1)
+
+    def over(self, former: bytes, *, count: int) -> bytes | None:
+        """The hashes of all `count` blocks: the known ones, and for the others the former ones.
+
+        Returns:
+            None if a block is neither known nor a former one.
+        """
+        whole = bytearray(former[: count * HASH_BYTES])
+        had = len(whole) // HASH_BYTES
+        known = self._present[had:count]
+        if len(known) < count - had or 0 in known:
+            return None
+        whole += self._hashes[had * HASH_BYTES : count * HASH_BYTES]
+        for index, digest in self.items(below=had):
+            whole[index * HASH_BYTES : (index + 1) * HASH_BYTES] = digest
+        return bytes(whole)
