@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from examples.ledger.audit import Audit, audit, entries_of_server, read_client_log, read_server_log
 from examples.ledger.client import LedgerClient
+from examples.ledger.clock import boot_ns
 from examples.ledger.errors import NotServing
 from local.market.views import InstanceView
 from local.rehearsal.tenancy import ApiRefused, Tenancy
@@ -58,7 +64,15 @@ class LedgerWorkload:
         logs: Where every instance's ledger, and the client, write what they did.
     """
 
-    def __init__(self, tenancy: Tenancy, logs: Path, *, name: str = "ledger", rate: float = 50.0) -> None:
+    def __init__(
+        self,
+        tenancy: Tenancy,
+        logs: Path,
+        *,
+        name: str = "ledger",
+        rate: float = 50.0,
+        settings: tuple[str, ...] = (),
+    ) -> None:
         """Allocate the address and the launch template; `launch` starts the first instance.
 
         Args:
@@ -66,18 +80,19 @@ class LedgerWorkload:
             logs: An empty folder, outside the instances: it outlives them.
             name: The agent's name.
             rate: Entries per second that the client writes.
+            settings: Lines for the agent's configuration that replace those of the ledger's own file.
         """
         self.tenancy = tenancy
         self.logs = logs
         self.name = name
-        self._rate = rate
+        logs.mkdir(parents=True, exist_ok=True)
         self._market = tenancy.aws.market
         ec2 = tenancy.aws.client("ec2")
         allocated = ec2.allocate_address(Domain="vpc")
         self.address: str = allocated["PublicIp"]
         self._allocation_id: str = allocated["AllocationId"]
-        image_id = f"{IMAGE_ID}{name.encode().hex()[:12]}"
-        self._register_image(image_id)
+        image_id = f"{IMAGE_ID}{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        self._register_image(image_id, settings)
         template = ec2.create_launch_template(
             LaunchTemplateName=f"ledger-{name}",
             LaunchTemplateData={"ImageId": image_id, "InstanceType": INSTANCE_TYPES[0]},
@@ -186,6 +201,41 @@ class LedgerWorkload:
             entries_of_server(f"http://{self.address}:{PORT}"),
         )
 
+    def agent_token(self, instance_id: str) -> str:
+        """The token that an instance's agent speaks with."""
+        disk = Path(self._market.instance(instance_id).disk)
+        return str(json.loads((disk / "agent-state" / "memory.json").read_text())["agent_token"])
+
+    def kill_agent(self, instance_id: str) -> None:
+        """Kill the agent's process with SIGKILL; its supervisor and the workload live on."""
+        for pid in self._market.instance(instance_id).pids:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"spot_agent" in command:
+                os.kill(pid, signal.SIGKILL)
+
+    def acknowledged_at(self, entry_id: str) -> int:
+        """CLOCK_BOOTTIME in nanoseconds at which a server acknowledged an entry."""
+        for path in self.logs.glob("i-*.jsonl"):
+            for event in read_server_log(path):
+                if event.event == "acknowledged" and event.entry_id == entry_id:
+                    return event.boot_ns
+        raise KeyError(entry_id)
+
+    def committed_until(self, instance_id: str) -> int:
+        """CLOCK_BOOTTIME in nanoseconds up to which a promoted instance held its old primary's state, as it says itself."""
+        path = self.tenancy.aws.folder / "logs" / f"{instance_id}.log"
+        asked = [json.loads(line) for line in path.read_text().splitlines() if '"asking for promotion"' in line]
+        covered_until = datetime.fromisoformat(asked[-1]["covered_until"])
+        return int((covered_until.timestamp() - time.time()) * 1e9) + boot_ns()
+
+    def remove(self) -> None:
+        """Terminate the instances and let go of the address."""
+        ec2 = self.tenancy.aws.client("ec2")
+        instance_ids = [instance.instance_id for instance in self.instances()] if self.agent_id else []
+        if instance_ids:
+            ec2.terminate_instances(InstanceIds=instance_ids)
+        ec2.delete_launch_template(LaunchTemplateId=self._template_id)
+
     def log_of(self, instance_id: str) -> str:
         """The end of what an instance printed."""
         path = self.tenancy.aws.folder / "logs" / f"{instance_id}.log"
@@ -219,9 +269,12 @@ class LedgerWorkload:
             return False
         return True
 
-    def _register_image(self, image_id: str) -> None:
+    def _register_image(self, image_id: str, settings: tuple[str, ...]) -> None:
         """Bake the machine image: the agent, the ledger, and the configuration that ties them together."""
         repository = Path(__file__).resolve().parents[2]
+        replaced = {line.partition("=")[0] for line in settings}
+        ledger_settings = (repository / "examples" / "ledger" / "agent.env").read_text().splitlines()
+        kept = [line for line in ledger_settings if line.partition("=")[0] not in replaced]
         roots = (repository, repository / "agent", repository / "layers" / "shared" / "python")
         self._market.register_image(
             image_id,
@@ -233,5 +286,5 @@ class LedgerWorkload:
                 "LEDGER_LOG": f"{self.logs}/",
                 "STATE_DIR": "agent-state",
             },
-            files={"agent.env": repository / "examples" / "ledger" / "agent.env"},
+            files={"agent.env": "\n".join((*kept, *settings, ""))},
         )
