@@ -81,6 +81,25 @@ def test_who_reads_the_image_while_it_is_replaced_reads_a_sound_one(pair: list[M
     assert found == []
 
 
+def test_who_is_halfway_through_an_image_ends_with_the_same_image(tmp_path: Path) -> None:
+    image, copy = tmp_path / "image" / "ledger.db", tmp_path / "copy.db"
+    store = Store(str(tmp_path / "live" / "ledger.db"))
+    taker = ImageTaker(str(tmp_path / "live" / "ledger.db"), str(image))
+    for number in range(500):
+        store.add(f"early-{number}", number, epoch=1)
+    taker.take()
+    whole = image.read_bytes()
+    with image.open("rb") as reading:
+        half = reading.read(len(whole) // 2)
+        for number in range(500):
+            store.add(f"late-{number}", number, epoch=1)
+        assert taker.take().changed
+        copy.write_bytes(half + reading.read())
+    assert copy.read_bytes() == whole
+    assert problems_of(copy) == problems_of(image) == []
+    store.close()
+
+
 def test_an_unchanged_ledger_leaves_its_image_untouched(pair: list[Machine]) -> None:
     machine = pair[0]
     machine.start()
