@@ -81,6 +81,7 @@ class LocalAws:
                 "endpoint_url": f"http://127.0.0.1:{port}",
                 "region": region,
                 "account_id": account_id,
+                "access_key": f"AKIA{secrets.token_hex(8).upper()}",
                 "secret": secrets.token_hex(20),
                 "token": secrets.token_hex(20),
             }
@@ -123,10 +124,10 @@ class LocalAws:
         self.region = connection["region"]
         self.account_id = connection["account_id"]
         self.identity_certificate = connection["identity_certificate"]
-        self._secret = connection["secret"]
+        self._access_key, self._secret = connection["access_key"], connection["secret"]
         # boto3's types list every service by name; any name will do here.
         self._session: Any = boto3.session.Session(
-            aws_access_key_id=self.account_id, aws_secret_access_key=self._secret, region_name=self.region
+            aws_access_key_id=self._access_key, aws_secret_access_key=self._secret, region_name=self.region
         )
         self._clients: dict[str, Any] = {}
         self._making_clients = threading.Lock()
@@ -139,7 +140,7 @@ class LocalAws:
             "AWS_ENDPOINT_URL": self.endpoint_url,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
-            "AWS_ACCESS_KEY_ID": self.account_id,
+            "AWS_ACCESS_KEY_ID": self._access_key,
             "AWS_SECRET_ACCESS_KEY": self._secret,
         }
 
@@ -239,7 +240,7 @@ def _server_environment(folder: Path, port: int, connection: Mapping[str, str], 
         "GATEWAY_PORT": str(port),
         "MINISTACK_REGION": connection["region"],
         "MINISTACK_ACCOUNT_ID": connection["account_id"],
-        "AWS_ACCESS_KEY_ID": connection["account_id"],
+        "AWS_ACCESS_KEY_ID": connection["access_key"],
         "AWS_SECRET_ACCESS_KEY": connection["secret"],
         "AWS_EC2_METADATA_DISABLED": "true",
         "AUTH": "true",

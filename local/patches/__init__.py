@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local.patches import cloudformation, events, lambda_workers, step_functions
+from local.patches import administrator, cloudformation, events, lambda_workers, step_functions
 
 
 def apply_all() -> None:
@@ -11,6 +11,7 @@ def apply_all() -> None:
     Raises:
         local.patches.rewriting.MinistackChanged: The emulator is not the version that the patches were written for.
     """
+    administrator.apply()
     lambda_workers.apply()
     step_functions.apply()
     events.apply()
