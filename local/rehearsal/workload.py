@@ -222,7 +222,7 @@ class LedgerWorkload:
         raise KeyError(entry_id)
 
     def committed_until(self, instance_id: str) -> int:
-        """CLOCK_BOOTTIME in nanoseconds up to which a promoted instance held its old primary's state, as it says itself."""
+        """Up to when a promoted instance held its old primary's state, by its own word; CLOCK_BOOTTIME, nanoseconds."""
         path = self.tenancy.aws.folder / "logs" / f"{instance_id}.log"
         asked = [json.loads(line) for line in path.read_text().splitlines() if '"asking for promotion"' in line]
         covered_until = datetime.fromisoformat(asked[-1]["covered_until"])

@@ -16,6 +16,7 @@ from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.replicas import Replica, ReplicaState
 from spot_optimizer.domain.signals import Signal, SignalType, check_termination_time, from_eventbridge
+from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import (
     ConditionFailed,
     HandoverNotOpen,
@@ -64,7 +65,7 @@ def an_agent_in_handover(**changes: object) -> Agent:
     return an_agent(**(values | changes))
 
 
-def promotion(agent: Agent, replica: Replica, **changes: object) -> replicas.Transaction:
+def promotion(agent: Agent, replica: Replica, **changes: object) -> Transaction:
     values: dict[str, object] = {
         "handover_id": HANDOVER,
         "instance_id": STANDBY,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,7 +154,7 @@ def test_word_of_a_later_epoch_stops_the_workload_and_flushes_the_tail() -> None
     agent = a_serving_primary()
     actions = agent.sees(EpochOver(2))
     assert isinstance(agent.state, Retired)
-    assert of(Stop, actions) and of(FlushTail, actions)
+    assert {type(action) for action in actions} >= {Stop, FlushTail}
 
 
 def test_word_of_an_earlier_epoch_changes_nothing() -> None:
@@ -293,6 +295,6 @@ def test_a_workload_that_keeps_failing_is_started_again_ever_more_slowly() -> No
         if of(Start, agent.sees(Tick(), after=0.25)):
             starts.append(agent.now)
             agent.sees(WorkloadStopped("exit 1"))
-    gaps = [later - earlier for earlier, later in zip(starts, starts[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(starts)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == pytest.approx(primary.LONGEST_RESTART_DELAY_SECONDS, abs=0.5)

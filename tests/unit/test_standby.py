@@ -34,7 +34,11 @@ HANDOVER = "agt-1-h1-1"
 
 
 def orders(
-    *, status: ReplicaState = ReplicaState.READY, readiness: int = 1, handover: HandoverView | None = None, epoch: int = 1
+    *,
+    status: ReplicaState = ReplicaState.READY,
+    readiness: int = 1,
+    handover: HandoverView | None = None,
+    epoch: int = 1,
 ) -> Orders:
     peer = Peer("rep-1", "i-1", status, readiness, "10.0.0.1", 7443, "pem")
     return Orders(Role.STANDBY, epoch, peer, handover, handover is not None, 30.0, 1.0)

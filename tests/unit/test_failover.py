@@ -1,0 +1,404 @@
+"""The failover's tasks over tables in memory: where they lead, that they can be repeated, and whom they fence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+
+from spot_optimizer.control import failover, preparation, replication, signals
+from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.pools import Lifecycle
+from spot_optimizer.domain.replicas import ReplicaState, ReplicaType
+from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.errors import (
+    ClaimLost,
+    HandoverFailed,
+    NoPoolQualifies,
+    OutcomeUnknown,
+    PoolUnavailable,
+    ReplicaFailed,
+    ReplicaNotReady,
+    StaleEpoch,
+)
+from tests.builders import (
+    AGENT,
+    NOON,
+    PRIMARY,
+    REPLICA,
+    STANDBY,
+    a_heartbeat,
+    a_ready_replica,
+    a_replica,
+    a_standby,
+    an_agent,
+    an_instance,
+)
+from tests.fakes import FakeCompute, FakeFleet, FakeJoining, FakeRecords, FakeWorkflows
+
+
+class FakePlane:
+    """The control plane's ports in memory, and a clock that tests move."""
+
+    def __init__(self) -> None:
+        self.records = FakeRecords().put(an_agent(), an_instance())
+        self.fleet = FakeFleet(self.records)
+        self.compute = FakeCompute()
+        self.compute.instances |= {PRIMARY: "running", STANDBY: "running"}
+        self.workflows = FakeWorkflows()
+        self.joining = FakeJoining()
+        self.now = NOON
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def notice(self) -> None:
+        """AWS gives notice of the primary's interruption."""
+        signals.note_signal(
+            self,
+            Signal(
+                instance_id=PRIMARY,
+                type=SignalType.TERMINATION_NOTICE,
+                at=NOON,
+                deadline=NOON + timedelta(seconds=120),
+            ),
+        )
+
+
+def with_a_ready_standby() -> FakePlane:
+    plane = FakePlane()
+    plane.records.put(an_agent(active_replica_id=REPLICA), a_ready_replica(), a_standby())
+    return plane
+
+
+def in_handover() -> FakePlane:
+    plane = with_a_ready_standby()
+    plane.notice()
+    failover.open_handover(plane, AGENT, 1, 1)
+    return plane
+
+
+def commit(plane: FakePlane, **changes: object) -> int:
+    agent = plane.records.agent(AGENT)
+    values: dict[str, object] = {
+        "instance_id": STANDBY,
+        "epoch": 1,
+        "basis": Basis.FINAL_GENERATION,
+        "readiness": 1,
+        "covered_until": NOON,
+    }
+    promoted = replication.commit_handover(plane, AGENT, str(agent.handover_id), **(values | changes))  # type: ignore[arg-type]
+    return promoted.epoch
+
+
+def test_a_notice_delivered_many_times_starts_one_execution() -> None:
+    plane = with_a_ready_standby()
+    for _ in range(6):
+        plane.notice()
+    assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1"]
+
+
+def test_a_notice_after_a_failed_attempt_starts_the_next_attempt() -> None:
+    plane = with_a_ready_standby()
+    plane.notice()
+    failover.record_failure(plane, AGENT, 1, 1, cause="capacity")
+    plane.workflows.ended.add(f"{AGENT}-1-1")
+    plane.notice()
+    assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1", f"{AGENT}-1-2"]
+
+
+def test_a_notice_for_an_instance_that_is_not_ours_changes_nothing() -> None:
+    plane = FakePlane()
+    signals.note_signal(plane, Signal(instance_id="i-0other", type=SignalType.TERMINATION_NOTICE, at=NOON))
+    assert not plane.workflows.fail_overs and not plane.records.committed
+
+
+def test_a_rebalance_prepares_one_standby_and_cuts_nothing_over() -> None:
+    plane = FakePlane()
+    for _ in range(3):
+        signals.note_signal(plane, Signal(instance_id=PRIMARY, type=SignalType.REBALANCE_RECOMMENDATION, at=NOON))
+    assert len(plane.workflows.preparations) == 1 and not plane.workflows.fail_overs
+    assert [replica.type for replica in plane.records.replicas(AGENT)] == [ReplicaType.AUTOMATIC_REBALANCE]
+
+
+def test_a_ready_standby_is_handed_to() -> None:
+    plane = with_a_ready_standby()
+    plane.notice()
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "hand_over"
+
+
+def test_without_a_standby_one_is_launched_and_a_repeated_task_launches_no_second() -> None:
+    plane = FakePlane()
+    plane.notice()
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "launch"
+    first = failover.launch_replacement(plane, AGENT, 1, 1)
+    assert failover.launch_replacement(plane, AGENT, 1, 1) == first
+    assert len(plane.workflows.preparations) == 1
+
+
+def test_a_death_with_no_copy_anywhere_makes_the_agent_lost() -> None:
+    plane = FakePlane()
+    plane.compute.instances[PRIMARY] = "terminated"
+    signals.note_signal(plane, Signal(instance_id=PRIMARY, type=SignalType.STATE_CHANGE, at=NOON, state="terminated"))
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "lost"
+    failover.mark_lost(plane, AGENT, 1, 1)
+    assert plane.records.agent(AGENT).lost
+    plane.notice()
+    assert len(plane.workflows.fail_overs) == 1
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        failover.record_interruption,
+        failover.select_standby,
+        failover.launch_replacement,
+        failover.open_handover,
+        failover.assess_handover,
+        failover.record_switch,
+        failover.abort_handover,
+    ],
+)
+def test_every_task_may_run_twice(task: Callable[..., object]) -> None:
+    plane = with_a_ready_standby()
+    plane.notice()
+    first = task(plane, AGENT, 1, 1)
+    if task is failover.record_switch:
+        return
+    rows = {table: dict(row) for table, row in plane.records.rows.items()}
+    assert task(plane, AGENT, 1, 1) == first
+    assert {table: dict(row) for table, row in plane.records.rows.items()} == rows
+
+
+def test_an_attempt_whose_claim_was_retaken_does_nothing_more() -> None:
+    plane = with_a_ready_standby()
+    plane.notice()
+    plane.workflows.ended.add(f"{AGENT}-1-1")
+    plane.notice()
+    for task in (failover.select_standby, failover.open_handover, failover.launch_replacement):
+        with pytest.raises(ClaimLost):
+            task(plane, AGENT, 1, 1)
+
+
+def test_a_dead_standby_ends_the_handover_and_its_replica() -> None:
+    plane = in_handover()
+    plane.compute.instances[STANDBY] = "terminated"
+    assert failover.assess_handover(plane, AGENT, 1, 1)["decision"] == "select"
+    assert plane.records.agent(AGENT).handover_state is HandoverState.ABORTED
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.FAILED
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "launch"
+
+
+def test_a_dead_primary_lets_the_standby_go_ahead() -> None:
+    plane = in_handover()
+    plane.compute.instances[PRIMARY] = "terminated"
+    assert failover.assess_handover(plane, AGENT, 1, 1)["decision"] == "wait"
+    assert commit(plane, basis=Basis.PRIMARY_DEAD) == 2
+
+
+@pytest.mark.parametrize("state", ["running", "shutting-down", "stopping"])
+def test_nothing_but_ec2s_word_lets_the_standby_go_ahead_without_the_primary(state: str) -> None:
+    plane = in_handover()
+    plane.compute.instances[PRIMARY] = state
+    failover.assess_handover(plane, AGENT, 1, 1)
+    assert not plane.records.agent(AGENT).handover_primary_dead
+
+
+def test_a_handover_that_nobody_completes_is_aborted_in_the_end() -> None:
+    plane = in_handover()
+    plane.now += failover.HANDOVER_PATIENCE + timedelta(seconds=1)
+    assert failover.assess_handover(plane, AGENT, 1, 1)["decision"] == "select"
+    assert plane.records.agent(AGENT).handover_state is HandoverState.ABORTED
+
+
+def test_a_promotion_asked_for_twice_gives_the_same_answer_and_one_epoch() -> None:
+    plane = in_handover()
+    assert commit(plane) == 2
+    assert commit(plane) == 2
+    assert plane.records.agent(AGENT).epoch == 2
+
+
+def test_a_promotion_whose_answer_was_lost_is_found_to_have_happened() -> None:
+    plane = in_handover()
+
+    def lose(transaction: Transaction) -> None:
+        if transaction.name == "promote":
+            plane.records.after_commit = lambda _: None
+            raise OutcomeUnknown("no answer")
+
+    plane.records.after_commit = lose
+    assert commit(plane) == 2
+
+
+def test_the_old_primary_is_told_that_its_epoch_is_over() -> None:
+    plane = in_handover()
+    commit(plane)
+    with pytest.raises(StaleEpoch):
+        replication.report_unready(plane, AGENT, REPLICA, instance_id=PRIMARY, epoch=1, readiness=2)
+    with pytest.raises(StaleEpoch):
+        replication.abort_handover(plane, AGENT, f"{AGENT}-h1-1", epoch=1)
+
+
+def test_traffic_follows_the_promotion_and_a_repeated_move_moves_nothing() -> None:
+    plane = in_handover()
+    plane.records.put(plane.records.agent(AGENT))
+    commit(plane)
+    plane.records.put_heartbeat(a_heartbeat(instance_id=STANDBY, epoch=2, at=NOON + timedelta(seconds=3)))
+    assert failover.assess_handover(plane, AGENT, 1, 1)["decision"] == "serving"
+    assert failover.switch_traffic(plane, AGENT) == {"moved": True}
+    assert failover.switch_traffic(plane, AGENT) == {"moved": False}
+    summary = failover.record_switch(plane, AGENT, 1, 1)
+    assert (summary["epoch_before"], summary["epoch_after"], summary["basis"]) == (1, 2, "final-generation")
+    assert not plane.records.agent(AGENT).claim_open
+
+
+def test_a_promoted_instance_that_dies_before_it_serves_fails_the_attempt_and_the_next_epoch_is_free_to_act() -> None:
+    plane = in_handover()
+    commit(plane)
+    plane.compute.instances[STANDBY] = "terminated"
+    with pytest.raises(HandoverFailed):
+        failover.assess_handover(plane, AGENT, 1, 1)
+    started = signals.note_signal(
+        plane, Signal(instance_id=STANDBY, type=SignalType.STATE_CHANGE, at=NOON, state="terminated")
+    )
+    assert started.execution == f"{AGENT}-2-1"
+
+
+def test_whoever_waits_finds_what_happened_before_it_left_its_token() -> None:
+    plane = in_handover()
+    commit(plane)
+    plane.records.put_heartbeat(a_heartbeat(instance_id=STANDBY, epoch=2))
+    failover.await_serving(plane, AGENT, 1, 1, task_token="token")
+    assert plane.workflows.woken == ["token"]
+
+
+def test_whoever_waits_is_woken_by_the_first_serving_heartbeat() -> None:
+    plane = in_handover()
+    failover.await_serving(plane, AGENT, 1, 1, task_token="token")
+    assert plane.workflows.woken == []
+    commit(plane)
+    heartbeat = a_heartbeat(instance_id=STANDBY, epoch=2)
+    plane.records.put_heartbeat(heartbeat)
+    signals.wake_if_serving(plane, plane.records.agent(AGENT), heartbeat)
+    assert plane.workflows.woken == ["token"]
+
+
+def test_a_planned_handover_needs_a_ready_replica() -> None:
+    plane = FakePlane()
+    signals.start_fail_over(plane, AGENT, Signal(instance_id=PRIMARY, type=SignalType.OPERATOR, at=NOON))
+    with pytest.raises(HandoverFailed):
+        failover.select_standby(plane, AGENT, 1, 1)
+
+
+def test_a_planned_handover_in_flight_becomes_an_emergency() -> None:
+    plane = with_a_ready_standby()
+    signals.start_fail_over(plane, AGENT, Signal(instance_id=PRIMARY, type=SignalType.OPERATOR, at=NOON))
+    plane.notice()
+    assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1"]
+    agent = plane.records.agent(AGENT)
+    assert agent.claim_urgency == 2 and agent.claim_deadline == NOON + timedelta(seconds=120)
+
+
+def test_the_sweep_asks_ec2_about_silent_primaries_and_believes_only_that() -> None:
+    plane = with_a_ready_standby()
+    plane.now = NOON + timedelta(minutes=10)
+    assert signals.sweep(plane) == {"agents": 1, "silent": 1, "acted_upon": 0}
+    plane.compute.instances[PRIMARY] = "terminated"
+    assert signals.sweep(plane)["acted_upon"] == 1
+    assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1"]
+
+
+def a_replica_to_launch() -> FakePlane:
+    plane = FakePlane()
+    replication.create_replica(plane, AGENT, replica_type=ReplicaType.MANUAL, created_by="operator")
+    return plane
+
+
+def launch(plane: FakePlane) -> dict[str, object]:
+    replica_id = plane.records.replicas(AGENT)[0].replica_id
+    target = preparation.select_pool(plane, AGENT, replica_id)
+    return preparation.launch_instance(plane, AGENT, replica_id, **target)
+
+
+def test_a_launch_falls_through_pool_by_pool_to_on_demand_and_records_every_attempt() -> None:
+    plane = a_replica_to_launch()
+    refusal = PoolUnavailable("InsufficientInstanceCapacity")
+    for zone in "abc":
+        for kind in ("m5.large", "m5a.large"):
+            plane.compute.refusals[f"us-east-1{zone}.{kind}/spot"] = refusal
+    for _ in range(5):
+        with pytest.raises(PoolUnavailable):
+            launch(plane)
+    assert launch(plane)["instance_id"]
+    attempts = plane.records.replicas(AGENT)[0].attempts
+    assert [attempt["outcome"] for attempt in attempts] == ["InsufficientInstanceCapacity"] * 5 + ["launched"]
+    assert attempts[-1]["lifecycle"] == Lifecycle.ON_DEMAND
+    assert "us-east-1a.m5.large" not in {attempt["pool_id"] for attempt in attempts[:-1]}
+
+
+def test_a_launch_whose_answer_was_lost_is_repeated_under_the_same_client_token() -> None:
+    plane = a_replica_to_launch()
+    replica_id = plane.records.replicas(AGENT)[0].replica_id
+    target = preparation.select_pool(plane, AGENT, replica_id)
+    preparation.launch_instance(plane, AGENT, replica_id, **target)
+    again = preparation.select_pool(plane, AGENT, replica_id)
+    assert again == target
+    preparation.launch_instance(plane, AGENT, replica_id, **again)
+    first, second = plane.compute.launches
+    assert first == second
+    assert len([state for state in plane.compute.instances.values() if state == "running"]) == 3
+
+
+def test_when_every_way_to_launch_was_tried_the_replica_fails_and_the_agent_is_free_again() -> None:
+    plane = a_replica_to_launch()
+    for zone in "abc":
+        for kind in ("m5.large", "m5a.large"):
+            plane.compute.refusals[f"us-east-1{zone}.{kind}"] = PoolUnavailable("VcpuLimitExceeded")
+    for _ in range(11):
+        with pytest.raises(PoolUnavailable):
+            launch(plane)
+    with pytest.raises(NoPoolQualifies):
+        launch(plane)
+    replica_id = plane.records.replicas(AGENT)[0].replica_id
+    preparation.fail_replica(plane, AGENT, replica_id, cause="NoPoolQualifies")
+    assert plane.records.agent(AGENT).active_replica_id is None
+
+
+def test_a_replica_ended_while_it_is_launched_leaves_no_instance() -> None:
+    plane = a_replica_to_launch()
+    replica_id = plane.records.replicas(AGENT)[0].replica_id
+    target = preparation.select_pool(plane, AGENT, replica_id)
+
+    def end_meanwhile(transaction: Transaction) -> None:
+        if transaction.name == "end launch":
+            plane.records.put(a_replica(replica_id=replica_id, status=ReplicaState.TERMINATED))
+
+    plane.records.before_commit = end_meanwhile
+    with pytest.raises(ReplicaFailed):
+        preparation.launch_instance(plane, AGENT, replica_id, **target)
+    assert "terminated" in plane.compute.instances.values()
+
+
+def test_failing_a_replica_that_was_promoted_leaves_its_instance_alone() -> None:
+    plane = in_handover()
+    commit(plane)
+    preparation.fail_replica(plane, AGENT, REPLICA, cause="late")
+    assert plane.compute.instances[STANDBY] == "running"
+
+
+def test_an_operator_is_refused_while_another_replica_is_active() -> None:
+    plane = with_a_ready_standby()
+    with pytest.raises(Exception, match="one is active at a time"):
+        replication.create_replica(plane, AGENT, replica_type=ReplicaType.MANUAL, created_by="operator")
+
+
+def test_a_replica_that_lost_readiness_is_not_handed_to() -> None:
+    plane = with_a_ready_standby()
+    plane.notice()
+    replication.report_unready(plane, AGENT, REPLICA, instance_id=PRIMARY, epoch=1, readiness=2)
+    with pytest.raises(ReplicaNotReady):
+        failover.open_handover(plane, AGENT, 1, 1)
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "await_ready"
