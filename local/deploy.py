@@ -16,6 +16,7 @@ from botocore.exceptions import ClientError
 
 _BOOTSTRAP_VERSION_PARAMETER = "/cdk-bootstrap/hnb659fds/version"
 _CAPABILITIES = ["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
+_IDENTITY_CERTIFICATE = "IdentityCertificate"
 _POLL_SECONDS = 0.1
 _API_HOST = re.compile(r"https?://(?P<api>[a-z0-9]+)\.execute-api\.[a-z0-9.-]+(?::\d+)?(?P<path>[^\s\"']*)")
 
@@ -30,6 +31,7 @@ class Aws(Protocol):
     endpoint_url: str
     region: str
     account_id: str
+    identity_certificate: str
 
     def client(self, service: str) -> Any: ...
 
@@ -50,7 +52,8 @@ def deploy_assembly(aws: Aws, assembly: Path, parameters: Mapping[str, str]) -> 
     Args:
         aws: Where to.
         assembly: The folder that `cdk synth` wrote.
-        parameters: CloudFormation parameters; each stack takes those that it declares.
+        parameters: CloudFormation parameters; each stack takes those that it declares. A stack that declares
+            `IdentityCertificate` gets the account's own unless it is given here.
 
     Returns:
         The outputs of all stacks, merged.
@@ -64,9 +67,11 @@ def deploy_assembly(aws: Aws, assembly: Path, parameters: Mapping[str, str]) -> 
         _publish(aws, assembly, json.loads((assembly / asset_manifest["properties"]["file"]).read_text()))
     stacks = list(_in_order(_stacks(aws, assembly, manifest)))
     _refuse_unknown(parameters, stacks)
+    # What AWS publishes for each of its regions, this AWS knows of itself.
+    given = {_IDENTITY_CERTIFICATE: aws.identity_certificate, **parameters}
     outputs: dict[str, str] = {}
     for stack in stacks:
-        outputs |= _deploy_stack(aws, stack, parameters)
+        outputs |= _deploy_stack(aws, stack, given)
     _make_api_urls_reachable(aws, stacks)
     return {name: _reachable(value, aws.endpoint_url) for name, value in outputs.items()}
 
@@ -186,7 +191,11 @@ def _deploy_stack(aws: Aws, stack: _Stack, parameters: Mapping[str, str]) -> dic
     described = _await_stack(cloudformation, stack.name)
     if described["StackStatus"] not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         raise DeploymentFailed(f"{stack.name} is {described['StackStatus']}: {_reasons(cloudformation, described)}")
-    return {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
+    return {
+        output["OutputKey"]: output["OutputValue"]
+        for output in described.get("Outputs", [])
+        if not output["OutputKey"].startswith("ExportsOutput")  # what CDK passes from stack to stack
+    }
 
 
 def _exists(cloudformation: Any, name: str) -> bool:
