@@ -1,0 +1,204 @@
+"""Whatever a tree looks like and however it is changed, the standby's tree becomes equal to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spot_agent.sync.errors import PathNotWatchable
+from spot_agent.sync.frames import Frame
+from spot_agent.sync.paths import WatchedPaths
+from tests.agent.sync.trees import BLOCK, Edit, Pair, a_folder, edits, frames_of, picture, receive
+
+generous = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+fates = st.sampled_from(["carried", "carried", "carried", "lost", "carried after a restart of the standby"])
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with a_folder() as folder:
+        yield Pair(folder)
+
+
+@generous
+@given(st.lists(st.tuples(fates, st.lists(edits, max_size=12)), min_size=1, max_size=4))
+def test_the_standby_has_what_the_primary_has_after_any_edits(rounds: list[tuple[str, list[Edit]]]) -> None:
+    with a_folder() as folder:
+        pair = Pair(folder)
+        pair.here.mkdir()
+        for fate, batch in [*rounds, ("carried", [])]:
+            for edit in batch:
+                edit.apply(pair.here)
+            if fate == "lost":
+                # Read, and never arrived: the next one must carry it again.
+                frames_of(pair.take())
+                continue
+            if fate == "carried after a restart of the standby":
+                pair.reopen()
+            pair.carry()
+            assert picture(pair.there) == picture(pair.here)
+            pair.store.verify()
+
+
+def test_a_watched_path_may_be_a_single_file(pair: Pair) -> None:
+    pair.here.write_bytes(b"one")
+    pair.carry()
+    pair.here.write_bytes(b"two" * 5000)
+    pair.carry()
+
+    assert pair.there.read_bytes() == b"two" * 5000
+
+
+def test_a_missing_watched_path_goes_missing_on_the_standby(pair: Pair) -> None:
+    (pair.here / "deep" / "er").mkdir(parents=True)
+    pair.carry()
+    shutil.rmtree(pair.here)
+    pair.carry()
+
+    assert not pair.there.exists()
+
+
+def test_what_lay_on_the_standby_before_the_first_generation_is_gone_after_it(pair: Pair) -> None:
+    (pair.there / "from the image" / "of the instance").mkdir(parents=True)
+    (pair.there / "file").symlink_to("/etc/passwd")
+    pair.here.mkdir()
+    (pair.here / "file").write_bytes(b"content")
+    pair.carry()
+
+    assert picture(pair.there) == picture(pair.here)
+
+
+def test_sockets_and_pipes_are_passed_over(pair: Pair) -> None:
+    pair.here.mkdir()
+    os.mkfifo(pair.here / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(pair.here / "socket"))
+    (pair.here / "file").write_bytes(b"content")
+    pair.carry()
+
+    assert [path.name for path in pair.there.iterdir()] == ["file"]
+
+
+def test_a_renamed_file_is_not_sent_again(pair: Pair) -> None:
+    pair.here.mkdir()
+    (pair.here / "log").write_bytes(os.urandom(1 << 20))
+    pair.carry()
+    (pair.here / "log").rename(pair.here / "log.1")
+    (pair.here / "log").write_bytes(b"fresh")
+
+    assert _content_bytes(pair) < 100
+    assert picture(pair.there) == picture(pair.here)
+
+
+def test_a_renamed_folder_is_neither_read_nor_sent_again(pair: Pair) -> None:
+    (pair.here / "old").mkdir(parents=True)
+    for number in range(20):
+        (pair.here / "old" / str(number)).write_bytes(os.urandom(50_000))
+    pair.carry()
+    pair.carry()
+    (pair.here / "old").rename(pair.here / "new")
+
+    assert _content_bytes(pair) == 0
+    assert picture(pair.there) == picture(pair.here)
+
+
+def test_one_changed_page_sends_one_block(pair: Pair) -> None:
+    pair.here.mkdir()
+    (pair.here / "database").write_bytes(os.urandom(256 * BLOCK))
+    pair.carry()
+    with (pair.here / "database").open("r+b") as file:
+        file.seek(100 * BLOCK)
+        file.write(os.urandom(BLOCK))
+
+    assert _content_bytes(pair) < BLOCK + 200
+
+
+def test_a_huge_hole_costs_neither_time_nor_space(pair: Pair) -> None:
+    pair.here.mkdir()
+    with (pair.here / "sparse").open("wb") as file:
+        file.truncate(200 << 30)
+        file.seek(100 << 30)
+        file.write(b"in the middle")
+    pair.carry()
+    with (pair.here / "sparse").open("r+b") as file:
+        file.truncate(300 << 30)
+
+    pair.carry()
+    status = (pair.there / "sparse").stat()
+    assert status.st_size == 300 << 30
+    assert status.st_blocks * 512 < 32 << 20
+
+
+def test_a_growing_file_changes_its_block_size_without_being_sent_again(pair: Pair) -> None:
+    pair.here.mkdir()
+    with (pair.here / "growing").open("wb") as file:
+        file.truncate(1 << 30)
+        file.write(os.urandom(1 << 20))
+    pair.carry()
+    with (pair.here / "growing").open("r+b") as file:
+        file.truncate((2 << 30) + BLOCK)
+        file.write(b"changed")
+
+    assert _content_bytes(pair) < 300_000
+    assert picture(pair.there).keys() == picture(pair.here).keys()
+    pair.store.verify()
+
+
+def test_what_travels_along_arrives(pair: Pair) -> None:
+    pair.here.mkdir()
+    carried = pair.carry(final_for="handover-1", extra={"configuration": {"auto_replica": True}}, epoch=7)
+    pair.reopen()
+
+    assert pair.store.current() == carried
+    assert (carried.epoch, carried.final_for) == (7, "handover-1")
+    assert carried.extra == {"configuration": {"auto_replica": True}}
+    assert carried.settled
+
+
+def test_a_promoted_standby_reuses_its_hashes(pair: Pair) -> None:
+    pair.here.mkdir()
+    (pair.here / "database").write_bytes(os.urandom(1 << 20))
+    pair.carry()
+    manifest = pair.store.release()
+    assert manifest is not None
+    promoted = Pair.__new__(Pair)
+    promoted.folder = pair.folder
+
+    from spot_agent.sync.source import GenerationSource  # noqa: PLC0415
+
+    source = GenerationSource(WatchedPaths.of([pair.there]))
+    source.adopt(manifest)
+    begin = frames_of(source.take(2, epoch=2, held=manifest))[0]
+
+    assert begin.header["total"] == 0
+    assert not (pair.folder / "store").exists()
+    assert [path.name for path in pair.there.parent.iterdir()] == ["state"]
+
+
+def test_watched_paths_that_can_not_work_are_refused(tmp_path: Path) -> None:
+    for paths, state_dir in (
+        ([], None),
+        ([Path("relative")], None),
+        ([Path("/")], None),
+        ([tmp_path / "a", tmp_path / "a" / "b"], None),
+        ([tmp_path / "a"], tmp_path / "a" / "state"),
+    ):
+        with pytest.raises(PathNotWatchable):
+            WatchedPaths.of(paths, state_dir=state_dir)
+
+
+def _content_bytes(pair: Pair) -> int:
+    """Carry a generation; answers how many bytes of content it took."""
+    frames: list[Frame] = frames_of(pair.take())
+    receive(pair.store, frames)
+    pair.store.apply_pending(check_all=True)
+    return sum(len(frame.payload) for frame in frames if frame.kind == "chunk")
