@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.ledger.audit import (
@@ -329,6 +329,7 @@ def test_the_command_ends_with_0_only_if_all_is_well(
         main([*files, "--database", str(tmp_path / "nowhere.db")])
 
 
+@settings(max_examples=50)
 @given(st.one_of(st.binary(), st.recursive(st.none() | st.integers() | st.text(), st.lists).map(repr).map(str.encode)))
 def test_a_body_is_an_entry_or_names_what_is_wrong(body: bytes) -> None:
     try:

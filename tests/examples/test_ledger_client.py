@@ -149,9 +149,9 @@ def test_an_unknown_outcome_is_asked_again_under_the_same_id(tmp_path: Path) -> 
 def test_a_silent_server_is_given_up_within_the_timeout(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        client = LedgerClient(url, str(tmp_path / "client.jsonl"), timeout_seconds=0.1)
+        client = LedgerClient(url, str(tmp_path / "client.jsonl"), timeout_seconds=0.05)
         client.start()
-        time.sleep(0.5)
+        time.sleep(0.3)
         client.stop()
     assert client.acknowledged == 0
     assert client.failed_attempts >= 2
@@ -191,7 +191,7 @@ def test_the_command_stops_cleanly_and_its_log_is_complete(tmp_path: Path) -> No
             env=machine.environment(),
             stdout=subprocess.PIPE,
         )
-        time.sleep(0.8)
+        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=5)
         summary = json.loads(output)
@@ -199,7 +199,7 @@ def test_the_command_stops_cleanly_and_its_log_is_complete(tmp_path: Path) -> No
         assert process.returncode == 0
         assert (log[0].event, log[-1].event) == ("started", "stopped")
         in_log = {event.entry_id for event in log if event.event == "acknowledged"}
-        assert summary["acknowledged"] == len(in_log) > 10
+        assert summary["acknowledged"] == len(in_log) > 3
         assert in_log == machine.entry_ids()
 
 
@@ -208,10 +208,10 @@ def test_the_client_keeps_its_rate(tmp_path: Path) -> None:
         machine.start()
         client = LedgerClient(machine.url, str(tmp_path / "client.jsonl"), rate=50)
         client.start()
-        time.sleep(1.0)
+        time.sleep(0.6)
         client.stop()
         client.stop()
-    assert 20 <= client.acknowledged <= 52
+    assert 10 <= client.acknowledged <= 32
     since = client.seconds_since_acknowledged
     assert since is not None
     assert since < 5

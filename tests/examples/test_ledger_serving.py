@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from examples.ledger.errors import SettingRefused, StillInFlight, WritesFrozen
+from examples.ledger.control import hold
+from examples.ledger.errors import AlreadyServing, SettingRefused, StillInFlight, WritesFrozen
 from examples.ledger.gate import WriteGate
 from examples.ledger.settings import read_settings
 from examples.ledger.store import Store
@@ -232,13 +233,15 @@ def test_stop_returns_when_the_ledger_has_ended(machine: Machine) -> None:
     assert machine.run("health").returncode == 1
 
 
-def test_two_ledgers_never_serve_from_one_folder(machine: Machine, tmp_path: Path) -> None:
-    second = Machine(disk=machine.disk, logs=tmp_path / "logs", port=machine.port + 1)
-    refused = second.run("serve")
+def test_nobody_else_gets_the_folder_that_a_ledger_serves_from(machine: Machine) -> None:
+    with pytest.raises(AlreadyServing):
+        hold(str(machine.live))
+    refused = machine.run("restore")
     assert refused.returncode == 1
     assert "already serves" in refused.stderr
-    assert machine.run("restore").returncode == 1
     assert machine.run("health").returncode == 0
+    machine.kill()
+    hold(str(machine.live)).release()
 
 
 def test_hooks_fail_when_nothing_serves(tmp_path: Path) -> None:
@@ -258,14 +261,14 @@ def test_hooks_reach_a_ledger_that_lies_deeper_than_a_socket_name_may(tmp_path: 
         assert machine.hook("quiesce") == {"changed": True, "entries_up_to": 0}
 
 
-def test_the_control_socket_is_for_its_owner_alone(machine: Machine) -> None:
-    assert (machine.live / "control.sock").stat().st_mode & 0o077 == 0
-    assert machine.live.stat().st_mode & 0o077 == 0
+def test_the_control_socket_is_for_its_owner_alone(untouched: Machine) -> None:
+    assert (untouched.live / "control.sock").stat().st_mode & 0o077 == 0
+    assert untouched.live.stat().st_mode & 0o077 == 0
 
 
-def test_it_serves_soon_after_its_start(machine: Machine) -> None:
-    healthy = next(json.loads(line) for line in machine.log.read_text().splitlines() if '"healthy"' in line)
-    # Several times what it takes on an idle machine: this catches a heavy import, not a busy neighbour.
+def test_it_serves_soon_after_its_start(untouched: Machine) -> None:
+    healthy = next(json.loads(line) for line in untouched.log.read_text().splitlines() if '"healthy"' in line)
+    # Several times what it takes on an idle untouched: this catches a heavy import, not a busy neighbour.
     assert healthy["took_ns"] < 1_500_000_000
 
 
