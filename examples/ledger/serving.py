@@ -24,7 +24,7 @@ from examples.ledger.wire import Json, Request, RequestUnreadable, Response, enc
 
 DRAIN_SECONDS = 5.0
 IDLE_SECONDS = 75.0
-# What was killed keeps its lock until the kernel has cleared it away, and a stopped ledger may be having its image taken.
+# What was killed keeps its lock until the kernel has cleared it away; what was stopped may be having its image taken.
 HANDED_OVER_SECONDS = 5.0
 # A client that reads nothing must not hold up a freeze: an answer fits the socket's buffer, or the client is gone.
 SEND_SECONDS = 1.0
