@@ -31,8 +31,8 @@ from spot_optimizer.errors import (
 
 TRIES = 4
 LAUNCHES_PER_ATTEMPT = 3
-HANDOVERS_PER_EPOCH = 5
-HANDOVER_PATIENCE = timedelta(seconds=15)
+HANDOVERS_PER_ATTEMPT = 5
+HANDOVER_PATIENCE = timedelta(seconds=30)
 """An open handover between two living instances is given so long; then it is aborted, and its primary thaws."""
 
 PROOF_PATIENCE = timedelta(seconds=60)
@@ -101,8 +101,9 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
     if agent.handover_open:
         return {"decision": "await_serving", "replica_id": agent.handover_replica_id}
     planned = not claims.is_emergency(agent.claim_urgency)
-    if agent.handover_count >= (1 if planned and attempt == 1 else HANDOVERS_PER_EPOCH):
-        raise HandoverFailed(f"{agent.handover_count} handover(s) of epoch {epoch} were aborted; the primary serves on")
+    aborted = agent.handover_count - agent.claim_handovers_before
+    if aborted >= (1 if planned else HANDOVERS_PER_ATTEMPT):
+        raise HandoverFailed(f"{aborted} handover(s) of this attempt were aborted; the primary serves on")
     primary_dead = _is_primary_dead(plane, agent)
     replica = active_replica(plane, agent)
     if replica is None:

@@ -64,6 +64,7 @@ class Agent:
         claim_epoch: The epoch that the latest failover execution set out from; a promotion leaves the claim as it is.
         claim_attempt: Number of that execution within its epoch, from 1; 0 when there was none.
         claim_open: Whether that execution is still at work.
+        claim_handovers_before: Handovers that had been opened in this epoch when the claim was made.
         claim_deadline: When AWS takes the primary back, if that is known.
         handover_id: The latest handover's id; it stays after the handover ended, so that its outcome can be read back.
         handover_readiness: The replica's readiness number that the handover was opened on.
@@ -97,6 +98,7 @@ class Agent:
     claim_attempt: int = 0
     claim_open: bool = False
     claim_urgency: int = 0
+    claim_handovers_before: int = 0
     claim_signal: str | None = None
     claim_signal_at: datetime | None = None
     claim_deadline: datetime | None = None

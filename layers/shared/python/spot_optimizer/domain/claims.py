@@ -106,6 +106,7 @@ def _claim(agent: Agent, signal: Signal, *, attempt: int) -> Transaction:
                     "claim_attempt": attempt,
                     "claim_open": True,
                     "claim_urgency": int(signal.urgency),
+                    "claim_handovers_before": agent.handover_count,
                     "claim_signal": signal.type,
                     "claim_signal_at": signal.at,
                     "claim_deadline": signal.deadline,
