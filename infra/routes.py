@@ -15,6 +15,7 @@ AGENT_API: Final = (
     "PATCH /api/agents/{agent_id}/config",
     "POST /api/agents/{agent_id}/heartbeat",
     "POST /api/agents/{agent_id}/commands/{command_id}/result",
+    "POST /api/agents/{agent_id}/log-tail",
 )
 
 REPLICA_API: Final = (
@@ -22,6 +23,7 @@ REPLICA_API: Final = (
     "POST /api/agents/{agent_id}/replicas",
     "POST /api/agents/{agent_id}/replicas/{replica_id}/sync-status",
     "POST /api/agents/{agent_id}/replicas/{replica_id}/unready",
+    "POST /api/agents/{agent_id}/replicas/{replica_id}/promote",
     "POST /api/agents/{agent_id}/handovers/{handover_id}/commit",
     "POST /api/agents/{agent_id}/handovers/{handover_id}/abort",
     "POST /api/agents/{agent_id}/create-emergency-replica",

@@ -9,7 +9,7 @@ from aws_cdk import Stack
 
 from infra.constructs.function import Function
 
-#: An admin sets this tag, to a client's id, on the launch templates and addresses which that client may use.
+#: An admin sets this tag, to a client's id, on the launch templates, subnets and addresses which that client may use.
 ALLOWED_TAG: Final = "spot-optimizer:client"
 
 #: Every instance that we launch carries this tag, with its agent's id; no other is ever terminated.
@@ -43,15 +43,16 @@ def allow_terminating(function: Function) -> None:
 
 
 def allow_launching(function: Function) -> None:
-    """Allow instances to be launched by CreateFleet from an allowed launch template, and tagged as ours."""
+    """Allow CreateFleet to launch from an allowed template into an allowed subnet, tagged as ours."""
     function.allow(
         "ec2:CreateFleet",
         on="*",
         wildcard_because="The fleet does not exist before the call; RunInstances says what it may launch from what.",
     )
-    _allow(function, "RunInstances", "launch-template", when=_has_tag(ALLOWED_TAG))
+    for allowed in ("launch-template", "subnet"):
+        _allow(function, "RunInstances", allowed, when=_has_tag(ALLOWED_TAG))
     _allow(function, "RunInstances", "instance", when={"Null": {f"aws:RequestTag/{LAUNCHED_TAG}": "false"}})
-    for part in ("subnet", "network-interface", "security-group", "volume", "key-pair", "spot-instances-request"):
+    for part in ("network-interface", "security-group", "volume", "key-pair", "spot-instances-request"):
         _allow(function, "RunInstances", part)
     for public_part in ("image", "snapshot"):
         _allow(function, "RunInstances", public_part, account="")

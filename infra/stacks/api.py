@@ -37,7 +37,7 @@ class ApiStack(Stack):
 
         certificate = CfnParameter(
             self,
-            "IdentityCertificate",
+            "InstanceIdentityCertificate",
             type="String",
             min_length=64,
             max_length=4096,
@@ -105,23 +105,22 @@ class ApiStack(Stack):
 
     def _allow_authorize(self, function: Function) -> None:
         self._data.tokens.allow(function.grantee, "GetItem")
-        self._data.agents.allow(function.grantee, "GetItem")
 
     def _allow_agent_api(self, function: Function) -> None:
         data = self._data
-        data.clients.allow(function.grantee, "GetItem")
         data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)
         data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
         data.agents.allow_query_by(function.grantee, "client-index", "listing-index")
-        data.heartbeats.allow(function.grantee, "GetItem", "PutItem", "Query")
+        data.heartbeats.allow(function.grantee, "GetItem", "PutItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
-        data.interruptions.allow(function.grantee, "GetItem", "Query")
-        data.switches.allow(function.grantee, "GetItem", "Query")
         data.snapshots.allow(function, "PutObject", prefix="log-tails")
         function.allow("ssm:GetParameter", on=parameter_arn(self, self._settings.identity_certificate_parameter))
+        # whether the admin has tagged for this client what a new agent names
+        allow_looking(function, "DescribeLaunchTemplates", "DescribeSubnets", "DescribeAddresses")
         for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
             function.allow("states:SendTaskSuccess", on=machine)
+        self._allow_reconciling_traffic(function)
 
     def _allow_replica_api(self, function: Function) -> None:
         data = self._data
@@ -137,6 +136,8 @@ class ApiStack(Stack):
         # a promotion without a word from the primary rests on EC2's word that it is dead
         allow_looking(function, "DescribeInstances")
         allow_terminating(function)
+
+    def _allow_reconciling_traffic(self, function: Function) -> None:
         # traffic follows a promotion at once, by the function that alone may move it
         function.allow("lambda:InvokeFunction", on=self._workflow.fail_over.arn)
 

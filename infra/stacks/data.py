@@ -84,18 +84,9 @@ class DataStack(Stack):
         self.switches = Table(self, "InstanceSwitches", settings=settings, hash_key="agent_id", range_key="switch_id")
         self.snapshots = SnapshotsBucket(self, "Snapshots", settings=settings)
 
-        for noun, value in (
-            ("ClientsTable", self.clients.name),
-            ("TokensTable", self.tokens.name),
-            ("AgentsTable", self.agents.name),
-            ("HeartbeatsTable", self.heartbeats.name),
-            ("InstancesTable", self.instances.name),
-            ("ReplicasTable", self.replicas.name),
-            ("InterruptionsTable", self.interruptions.name),
-            ("SwitchesTable", self.switches.name),
-            ("SnapshotsBucket", self.snapshots.name),
-        ):
-            CfnOutput(self, f"{noun}Name", value=value)
+        CfnOutput(self, "ClientsTable", value=self.clients.name, description="For the first operator's token")
+        CfnOutput(self, "TokensTable", value=self.tokens.name, description="For the first operator's token")
+        CfnOutput(self, "SnapshotsBucket", value=self.snapshots.name, description="State and log tails")
 
     @property
     def names(self) -> dict[str, str]:

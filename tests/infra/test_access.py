@@ -85,10 +85,15 @@ def test_an_instance_is_terminated_only_if_we_launched_it(dev: Deployment) -> No
         assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:agent": "false"}}
 
 
-def test_a_launch_uses_an_allowed_template_and_tags_what_it_makes(dev: Deployment) -> None:
+@pytest.mark.parametrize("kind", ["launch-template", "subnet"])
+def test_a_launch_uses_only_what_an_admin_has_tagged(dev: Deployment, kind: str) -> None:
     launching = statements_for(dev.statements("PrepareReplicaRole"), "ec2:RunInstances")
-    [template] = [s for s in launching if any(":launch-template/" in resource for resource in resources(s))]
-    assert template["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:client": "false"}}
+    [statement] = [s for s in launching if any(f":{kind}/" in resource for resource in resources(s))]
+    assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:client": "false"}}
+
+
+def test_a_launch_tags_what_it_makes(dev: Deployment) -> None:
+    launching = statements_for(dev.statements("PrepareReplicaRole"), "ec2:RunInstances")
     [instance] = [s for s in launching if any(":instance/" in resource for resource in resources(s))]
     assert instance["Condition"] == {"Null": {"aws:RequestTag/spot-optimizer:agent": "false"}}
 
