@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,10 +13,14 @@ from spot_optimizer.config import Config
 from spot_optimizer.domain.writes import Table
 
 if TYPE_CHECKING:
+    from spot_optimizer.adapters.allowances import TaggedResources
     from spot_optimizer.adapters.clients import DynamoClients
     from spot_optimizer.adapters.database import Database
     from spot_optimizer.adapters.fleet import DynamoFleet
+    from spot_optimizer.adapters.identity import SignedDocuments
+    from spot_optimizer.adapters.log_tails import S3LogTails
     from spot_optimizer.adapters.parameters import Parameters
+    from spot_optimizer.adapters.reconciling import LambdaReconciling
     from spot_optimizer.adapters.records import DynamoRecords
     from spot_optimizer.adapters.sessions import Clients
     from spot_optimizer.control.plane import Plane
@@ -28,6 +33,16 @@ metrics = Metrics(namespace="SpotOptimizer", service="spot-optimizer")
 def clock() -> datetime:
     """The time, with its zone."""
     return datetime.now(UTC)
+
+
+def new_secret() -> str:
+    """A secret that nobody can guess."""
+    return secrets.token_hex(32)
+
+
+def new_id() -> str:
+    """An id that nobody else has."""
+    return secrets.token_hex(10)
 
 
 @lru_cache
@@ -156,3 +171,38 @@ def clients() -> DynamoClients:
     from spot_optimizer.adapters.clients import DynamoClients
 
     return DynamoClients(_database(), settings().clients_table)
+
+
+@lru_cache
+def proofs() -> SignedDocuments:
+    """Who signs what EC2 says of an instance."""
+    from spot_optimizer.adapters.identity import SignedDocuments
+
+    config = settings()
+    return SignedDocuments(_parameters(), parameter_name=lambda: config.identity_certificate_parameter)
+
+
+@lru_cache
+def allowances() -> TaggedResources:
+    """What an admin has allowed a client to use."""
+    from spot_optimizer.adapters.allowances import TaggedResources
+
+    return TaggedResources(_clients())
+
+
+@lru_cache
+def log_tails() -> S3LogTails:
+    """Where agents put the tail of their log."""
+    from spot_optimizer.adapters.log_tails import S3LogTails
+
+    config = settings()
+    return S3LogTails(_clients(), bucket=lambda: config.snapshots_bucket)
+
+
+@lru_cache
+def reconciling() -> LambdaReconciling:
+    """Has traffic moved without waiting for it."""
+    from spot_optimizer.adapters.reconciling import LambdaReconciling
+
+    config = settings()
+    return LambdaReconciling(_clients(), function_name=lambda: config.fail_over_function)

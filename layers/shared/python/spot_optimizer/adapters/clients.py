@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from botocore.exceptions import ClientError
 from pynamodb.attributes import UnicodeAttribute
 from pynamodb.exceptions import PutError
@@ -58,6 +55,6 @@ class DynamoClients:
             raise ClientUnknown(f"no client '{client_id}'")
         return client
 
-    def page(self, *, start: Mapping[str, Any] | None, limit: int) -> Page[Client]:
+    def page(self, *, after: str | None, limit: int) -> Page[Client]:
         """One page of all clients, by id."""
-        return self._table.page(LISTING_INDEX, LISTING, start=start, limit=limit)
+        return self._table.page(LISTING_INDEX, LISTING, after=after, limit=limit)

@@ -145,10 +145,10 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Page[V]:
-    """Some values, and where the next ones start."""
+    """Some values, and the key of the last one if more may follow."""
 
     values: tuple[V, ...]
-    next_key: Mapping[str, Any] | None
+    last: str | None
 
 
 class Database:
@@ -238,10 +238,22 @@ class BoundTable[V]:
         """All rows of an index under a hash key; an index may lag behind its table."""
         return self._pages(hash_value, index=index, condition=condition, consistent=False)
 
-    def page(self, index: Index, hash_value: str, *, start: Mapping[str, Any] | None, limit: int) -> Page[V]:
-        """One page of an index."""
+    def page(self, index: Index, hash_value: str, *, after: str | None, limit: int) -> Page[V]:
+        """One page of an index whose range key is the table's hash key, behind the row with that key."""
+        start = None
+        if after is not None:
+            start = {index.hash_key: {"S": hash_value}, self.hash_key: {"S": after}}
         data = self._query(hash_value, index=index, condition=None, consistent=False, start=start, limit=limit)
-        return Page(tuple(self._read(item) for item in data["Items"]), data.get("LastEvaluatedKey"))
+        last = data.get("LastEvaluatedKey")
+        return Page(tuple(self._read(item) for item in data["Items"]), last[self.hash_key]["S"] if last else None)
+
+    def range_page(self, hash_value: str, *, after: str | None, limit: int) -> Page[V]:
+        """One page of the rows under a hash key, behind the row with that range key."""
+        range_key = str(self.range_key)
+        start = None if after is None else {self.hash_key: {"S": hash_value}, range_key: {"S": after}}
+        data = self._query(hash_value, index=None, condition=None, consistent=True, start=start, limit=limit)
+        last = data.get("LastEvaluatedKey")
+        return Page(tuple(self._read(item) for item in data["Items"]), last[range_key]["S"] if last else None)
 
     def put(self, value: V, *, only_if: Condition | None = None, **extra: Any) -> None:
         """Replace a row, whatever it holds: only for rows that have one writer and no condition."""

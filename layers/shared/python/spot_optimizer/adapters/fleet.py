@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import cached_property
-from typing import Any
 
 from spot_optimizer.adapters.agents import CLIENT_INDEX, LISTING, LISTING_INDEX, agents_table
 from spot_optimizer.adapters.database import BoundTable, Database, Page
@@ -50,8 +49,8 @@ class DynamoFleet:
             if any(True for _ in self._interruptions.query_index(POOL_INDEX, pool_id, path >= since))
         )
 
-    def agents_page(self, *, client_id: str | None, start: Mapping[str, Any] | None, limit: int) -> Page[Agent]:
+    def agents_page(self, *, client_id: str | None, after: str | None, limit: int) -> Page[Agent]:
         """One page of agents by id: of one client, or of all."""
         if client_id is not None:
-            return self._agents.page(CLIENT_INDEX, client_id, start=start, limit=limit)
-        return self._agents.page(LISTING_INDEX, LISTING, start=start, limit=limit)
+            return self._agents.page(CLIENT_INDEX, client_id, after=after, limit=limit)
+        return self._agents.page(LISTING_INDEX, LISTING, after=after, limit=limit)

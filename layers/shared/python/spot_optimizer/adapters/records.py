@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from spot_optimizer.adapters.agents import agents_table
-from spot_optimizer.adapters.database import BoundTable, Database
+from spot_optimizer.adapters.database import BoundTable, Database, Page
 from spot_optimizer.adapters.heartbeats import Heartbeats
 from spot_optimizer.adapters.instances import instances_table
 from spot_optimizer.adapters.interruptions import interruptions_table
@@ -77,6 +77,11 @@ class DynamoRecords:
     def replicas(self, agent_id: str) -> tuple[Replica, ...]:
         """All replicas an agent ever had, by replica id."""
         return self._table(Table.REPLICAS).query(agent_id)
+
+    def replicas_page(self, agent_id: str, *, after: str | None, limit: int) -> Page[Replica]:
+        """One page of an agent's replicas, by replica id."""
+        page: Page[Replica] = self._table(Table.REPLICAS).range_page(agent_id, after=after, limit=limit)
+        return page
 
     def instance(self, instance_id: str) -> Instance:
         """Raises: InstanceUnknown."""

@@ -127,7 +127,8 @@ def _compiled(table: BoundTable[Any], name: str, condition: writes.Condition) ->
         case AtMost(limit):
             return path <= value(limit)
     # Equal to nothing, or one of nothing: no row satisfies that, and DynamoDB has no word for it.
-    return path.exists() & path.does_not_exist()
+    never: Condition = path.exists() & path.does_not_exist()
+    return never
 
 
 def _failure(transaction: Transaction, error: PynamoDBException) -> SpotOptimizerError:

@@ -186,9 +186,10 @@ def derived_id(purpose: str, *parts: str) -> str:
 def agent_token(presented: Presented, *, instance_id: str, registration_key: str) -> Presented:
     """Derive an instance's agent token from the token it registers with and the key it made.
 
-    Nobody stores it in the clear, and yet a repeated registration with the same key gets the same token.
+    The id is the instance's, so that there is one token per instance. Nobody stores the secret in the clear, and yet a
+    repeated registration with the same key gets the same token.
     """
-    secret = hmac.new(presented.secret.encode(), bytes.fromhex(registration_key), hashlib.sha256).hexdigest()
+    secret = hmac.new(presented.secret.encode(), registration_key.encode(), hashlib.sha256).hexdigest()
     return Presented(TokenKind.AGENT, derived_id("agent", instance_id), secret)
 
 

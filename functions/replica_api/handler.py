@@ -1,0 +1,150 @@
+"""Replicas, handovers and emergencies."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from spot_optimizer import wiring
+from spot_optimizer.api import callers
+from spot_optimizer.api.fields import AgentId, Cursor, HandoverId, Limit, ReplicaId, cursor_after, read_cursor
+from spot_optimizer.api.replicas import (
+    AbortRequest,
+    CommitRequest,
+    EmergencyReplicaRequest,
+    HandoverAnswer,
+    PromoteRequest,
+    ReplicaAnswer,
+    ReplicaRequest,
+    ReplicasAnswer,
+    StartedAnswer,
+    SyncStatusRequest,
+    TerminationRequest,
+    UnreadyRequest,
+)
+from spot_optimizer.api.router import Router
+from spot_optimizer.control import emergencies, replication, sync_reports
+from spot_optimizer.control.signals import Started
+from spot_optimizer.domain import tokens
+from spot_optimizer.domain.replicas import ReplicaType
+from spot_optimizer.domain.tokens import OperatorRole
+
+api = Router()
+
+
+@api.post(
+    "/api/agents/<agent_id>/replicas", summary="Create a replica", status_code=HTTPStatus.ACCEPTED, tags=["replicas"]
+)
+def create_replica(agent_id: AgentId, body: ReplicaRequest) -> ReplicaAnswer:
+    """For operators. One replica is active at a time. The same Idempotency-Key gives the same replica."""
+    tokens.require_role(api.caller, OperatorRole.OPERATOR)
+    replica = replication.create_replica(
+        wiring.plane(),
+        agent_id,
+        replica_type=ReplicaType.MANUAL,
+        created_by=body.created_by or f"operator:{api.caller.token_id}",
+        purpose=f"manual:{api.idempotency_key}" if api.idempotency_key else None,
+        pool_id=body.pool_id,
+        exclude_zones=body.exclude_zones,
+    )
+    return ReplicaAnswer.of(replica)
+
+
+@api.get("/api/agents/<agent_id>/replicas", summary="List an agent's replicas", tags=["replicas"])
+def list_replicas(agent_id: AgentId, cursor: Cursor = None, limit: Limit = 50) -> ReplicasAnswer:
+    """All it ever had, by id."""
+    callers.seen(api.caller, wiring.records().agent(agent_id))
+    page = wiring.records().replicas_page(agent_id, after=read_cursor(cursor), limit=limit)
+    return ReplicasAnswer(replicas=tuple(map(ReplicaAnswer.of, page.values)), next_cursor=cursor_after(page.last))
+
+
+@api.post(
+    "/api/agents/<agent_id>/replicas/<replica_id>/sync-status", summary="Report a replica's state", tags=["replicas"]
+)
+def sync_status(agent_id: AgentId, replica_id: ReplicaId, body: SyncStatusRequest) -> ReplicaAnswer:
+    """`ready` is for the primary alone: it binds the primary to the replica's lease. `syncing` records progress."""
+    instance_id = callers.as_agent(api.caller, agent_id)
+    return ReplicaAnswer.of(sync_reports.report_sync(wiring.plane(), agent_id, replica_id, instance_id, body.report()))
+
+
+@api.post("/api/agents/<agent_id>/replicas/<replica_id>/unready", summary="Take readiness back", tags=["replicas"])
+def unready(agent_id: AgentId, replica_id: ReplicaId, body: UnreadyRequest) -> ReplicaAnswer:
+    """For the primary. Competes with the replica's promotion; whichever comes first wins."""
+    instance_id = callers.as_agent(api.caller, agent_id)
+    replica = replication.report_unready(
+        wiring.plane(), agent_id, replica_id, instance_id=instance_id, epoch=body.epoch, readiness=body.readiness
+    )
+    return ReplicaAnswer.of(replica)
+
+
+@api.post(
+    "/api/agents/<agent_id>/replicas/<replica_id>/promote",
+    summary="Hand over to a replica",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["replicas"],
+)
+def promote(agent_id: AgentId, replica_id: ReplicaId, body: PromoteRequest) -> StartedAnswer:
+    """For operators: opens a planned handover to a replica that is ready."""
+    tokens.require_role(api.caller, OperatorRole.OPERATOR)
+    return _started(emergencies.plan_handover(wiring.plane(), agent_id, replica_id, reason=body.reason))
+
+
+@api.post(
+    "/api/agents/<agent_id>/handovers/<handover_id>/commit", summary="Promote the standby that asks", tags=["handovers"]
+)
+def commit_handover(agent_id: AgentId, handover_id: HandoverId, body: CommitRequest) -> HandoverAnswer:
+    """For the standby. The agent moves to its next epoch; asking again after success gets the same answer."""
+    agent = replication.commit_handover(
+        wiring.plane(),
+        agent_id,
+        handover_id,
+        instance_id=callers.as_agent(api.caller, agent_id),
+        epoch=body.epoch,
+        basis=body.basis,
+        readiness=body.readiness,
+        covered_until=body.covered_until,
+    )
+    return HandoverAnswer.of(agent)
+
+
+@api.post("/api/agents/<agent_id>/handovers/<handover_id>/abort", summary="Abort a handover", tags=["handovers"])
+def abort_handover(agent_id: AgentId, handover_id: HandoverId, body: AbortRequest) -> HandoverAnswer:
+    """For the primary, which may thaw only after this has succeeded."""
+    instance_id = callers.as_agent(api.caller, agent_id)
+    agent = sync_reports.abort_as_primary(wiring.plane(), agent_id, handover_id, instance_id, epoch=body.epoch)
+    return HandoverAnswer.of(agent)
+
+
+@api.post(
+    "/api/agents/<agent_id>/create-emergency-replica",
+    summary="Call for a replica, whatever the toggles say",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["emergencies"],
+)
+def create_emergency_replica(agent_id: AgentId, body: EmergencyReplicaRequest) -> StartedAnswer:
+    """A rebalance recommendation prepares a standby. A primary that its standby finds silent is looked after."""
+    reporter = callers.as_agent_or_operator(api.caller, agent_id)
+    return _started(emergencies.take_alarm(wiring.plane(), agent_id, body.alarm(reporter=reporter)))
+
+
+@api.post(
+    "/api/agents/<agent_id>/termination-imminent",
+    summary="Tell that AWS takes an instance back",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["emergencies"],
+)
+def termination_imminent(agent_id: AgentId, body: TerminationRequest) -> StartedAnswer:
+    """Answers with the failover that runs, or the next attempt if the last one failed. Repeating it is no error."""
+    reporter = callers.as_agent_or_operator(api.caller, agent_id)
+    return _started(emergencies.take_alarm(wiring.plane(), agent_id, body.alarm(reporter=reporter)))
+
+
+def _started(started: Started) -> StartedAnswer:
+    look = wiring.workflows().fail_over_arn(started.execution) if started.execution else None
+    return StartedAnswer.of(started, look=look)
+
+
+@wiring.logger.inject_lambda_context(correlation_id_path="requestContext.requestId")
+def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer one call."""
+    return api.answer(event, context)

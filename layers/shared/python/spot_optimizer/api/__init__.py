@@ -1,0 +1,1 @@
+"""The edge: HTTP in, the domain's words out. Only functions import this; pydantic stays in here."""

@@ -1,0 +1,104 @@
+"""Fields that requests share: every string and number is bounded, and unknown fields are refused."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+from aws_lambda_powertools.event_handler.openapi.params import Path, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from spot_optimizer.errors import InvalidRequest
+
+
+class Body(BaseModel):
+    """What a caller sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """What a caller is told. Whoever reads it should pass over what it does not know."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+_IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9.-]*$"
+
+AgentId = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
+ReplicaId = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
+HandoverId = Annotated[str, Path(min_length=1, max_length=96, pattern=_IDENTIFIER)]
+CommandId = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
+ClientPath = Annotated[str, Path(min_length=1, max_length=40, pattern=_IDENTIFIER)]
+TokenPath = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
+
+Cursor = Annotated[str | None, Query(max_length=400, description="`next_cursor` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+
+Epoch = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Number = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+Flag = Annotated[bool, Field(strict=True)]
+Seconds = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
+SyncInterval = Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Version = Annotated[str, Field(max_length=40)]
+Moment = AwareDatetime
+
+InstanceId = Annotated[str, Field(pattern=r"^i-[0-9a-f]{8,17}$", examples=["i-0123456789abcdef0"])]
+LaunchTemplateId = Annotated[str, Field(pattern=r"^lt-[0-9a-f]{8,17}$", max_length=20)]
+SubnetId = Annotated[str, Field(pattern=r"^subnet-[0-9a-zA-Z]{1,17}$", max_length=24)]
+AllocationId = Annotated[str, Field(pattern=r"^eipalloc-[0-9a-f]{8,17}$", max_length=26)]
+InstanceType = Annotated[str, Field(pattern=r"^[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
+PoolId = Annotated[str, Field(pattern=r"^[a-z0-9-]{5,40}\.[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
+Zone = Annotated[str, Field(pattern=r"^[a-z0-9-]{5,40}$")]
+Word = Annotated[str, Field(min_length=1, max_length=64, pattern=_IDENTIFIER)]
+Address = Annotated[str, Field(pattern=r"^[0-9a-fA-F:.]{2,45}$", examples=["10.0.1.10"])]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Certificate = Annotated[
+    str,
+    Field(
+        min_length=64,
+        max_length=8192,
+        pattern=r"^-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\s*$",
+        description="PEM of the self-signed certificate that the peer pins.",
+    ),
+]
+
+
+class Problem(BaseModel):
+    """Why a call was refused (RFC 9457)."""
+
+    type: str = Field(description="A URN whose last segment is the failure's name, such as `StaleEpoch`.")
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong, what was expected, and what to do.")
+    request_id: str = Field(description="To be named when asking for help.")
+    field: str | None = Field(default=None, description="Path of the offending field.")
+    expected: str | None = Field(default=None, description="What would have been accepted.")
+    current_epoch: int | None = Field(default=None, description="Of a stale epoch: the agent's epoch now.")
+
+
+def cursor_after(last: str | None) -> str | None:
+    """Write where a page ended; callers should not read it."""
+    return None if last is None else base64.urlsafe_b64encode(last.encode()).decode()
+
+
+def read_cursor(cursor: str | None) -> str | None:
+    """Read where the page before ended.
+
+    Raises:
+        InvalidRequest: It is none of ours.
+    """
+    if not cursor:
+        return None
+    try:
+        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise InvalidRequest(
+            "the cursor is not one of ours", field="cursor", expected="`next_cursor` of the page before, or none"
+        ) from None
+
+
+Json = dict[str, Any]
+Yes = Literal[True]

@@ -1,0 +1,75 @@
+"""Requests and answers of the operators' calls."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from spot_optimizer.api.fields import Answer, Body, Moment, Name
+from spot_optimizer.domain.clients import Client
+from spot_optimizer.domain.tokens import Presented, Token, TokenKind, write
+
+
+class ClientRequest(Body):
+    """A new tenant."""
+
+    client_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{1,39}$", examples=["acme"])]
+    name: Name
+
+
+class ClientAnswer(Answer):
+    """One tenant."""
+
+    client_id: str
+    name: str
+    created_at: Moment
+
+    @classmethod
+    def of(cls, client: Client) -> ClientAnswer:
+        """From the client's row."""
+        return cls.model_validate(client)
+
+
+class ClientsAnswer(Answer):
+    """A page of tenants."""
+
+    clients: tuple[ClientAnswer, ...]
+    next_cursor: str | None = None
+
+
+class TokenRequest(Body):
+    """A new token for a client."""
+
+    name: Name | None = None
+    valid_days: Annotated[int, Field(strict=True, ge=1, le=365)] = 365
+
+
+class TokenAnswer(Answer):
+    """A token. This is the only time its secret is shown."""
+
+    token_id: str
+    token: str
+    kind: TokenKind
+    client_id: str | None
+    expires_at: Moment
+
+    @classmethod
+    def of(cls, token: Token, presented: Presented) -> TokenAnswer:
+        """From the token's row and its secret."""
+        return cls(
+            token_id=token.token_id,
+            token=write(presented),
+            kind=token.kind,
+            client_id=token.client_id,
+            expires_at=token.expires_at,
+        )
+
+
+class HealthAnswer(Answer):
+    """Whether the control plane can do its work."""
+
+    status: str
+    version: str
+    stage: str
+    checks: dict[str, str]

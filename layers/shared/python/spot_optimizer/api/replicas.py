@@ -1,0 +1,211 @@
+"""Requests and answers of the calls about replicas, handovers and emergencies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from spot_optimizer.api.fields import (
+    Answer,
+    Body,
+    Epoch,
+    InstanceId,
+    Moment,
+    Name,
+    Number,
+    PoolId,
+    Seconds,
+    Word,
+    Yes,
+    Zone,
+)
+from spot_optimizer.control.emergencies import Alarm
+from spot_optimizer.control.signals import Started
+from spot_optimizer.control.sync_reports import SyncReport
+from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.signals import SignalType
+
+
+class ReplicaRequest(Body):
+    """An operator wants a replica."""
+
+    pool_id: PoolId | None = Field(default=None, description="None lets the cheapest acceptable pool be chosen.")
+    exclude_zones: Annotated[tuple[Zone, ...], Field(max_length=10)] = ()
+    created_by: Name | None = Field(default=None, description="Whom to name as its creator.")
+
+
+class ReplicaAnswer(Answer):
+    """One replica."""
+
+    agent_id: str
+    replica_id: str
+    type: str
+    status: str
+    epoch: int
+    created_by: str
+    created_at: Moment
+    requested_pool_id: str | None
+    exclude_zones: tuple[str, ...]
+    pool_id: str | None
+    lifecycle: str | None
+    instance_id: str | None
+    readiness: int
+    attempts: tuple[dict[str, Any], ...]
+    generation: int
+    sync_percent: float
+    lag_seconds: float | None
+    covered_until: Moment | None
+    ready_at: Moment | None
+    ended_at: Moment | None
+    failure: str | None
+
+    @classmethod
+    def of(cls, replica: Replica) -> ReplicaAnswer:
+        """From the replica's row."""
+        return cls.model_validate(replica)
+
+
+class ReplicasAnswer(Answer):
+    """Replicas of an agent, by id."""
+
+    replicas: tuple[ReplicaAnswer, ...]
+    next_cursor: str | None = None
+
+
+class SyncStatusRequest(Body):
+    """How far a replica is; `ready` says that its primary holds its lease and it may take over."""
+
+    epoch: Epoch
+    status: Literal["syncing", "ready"]
+    generation: Number = 0
+    sync_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 0.0
+    lag_seconds: Seconds | None = None
+    covered_until: Moment | None = None
+    readiness: Number | None = None
+
+    def report(self) -> SyncReport:
+        """In the domain's words."""
+        return SyncReport(
+            epoch=self.epoch,
+            generation=self.generation,
+            sync_percent=self.sync_percent,
+            lag_seconds=self.lag_seconds,
+            covered_until=self.covered_until,
+            readiness=self.readiness if self.status == "ready" else None,
+        )
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> SyncStatusRequest:
+        if self.status == "ready" and None in (self.readiness, self.lag_seconds, self.covered_until):
+            raise ValueError("readiness, lag_seconds and covered_until where status is 'ready'")
+        return self
+
+
+class UnreadyRequest(Body):
+    """A primary takes readiness back."""
+
+    epoch: Epoch
+    readiness: Number
+
+
+class PromoteRequest(Body):
+    """An operator wants a handover to this replica."""
+
+    demote_old_primary: Yes = True
+    reason: Annotated[str, Field(max_length=200)] = ""
+
+
+class CommitRequest(Body):
+    """A standby asks for its promotion."""
+
+    epoch: Epoch
+    basis: Basis
+    readiness: Number
+    generation: Number
+    covered_until: Moment | None = None
+
+
+class AbortRequest(Body):
+    """A primary asks that a handover to its standby be aborted."""
+
+    epoch: Epoch
+
+
+class HandoverAnswer(Answer):
+    """What became of a handover."""
+
+    agent_id: str
+    epoch: int
+    primary_instance_id: str
+    handover_id: str | None
+    handover_state: str
+
+    @classmethod
+    def of(cls, agent: Agent) -> HandoverAnswer:
+        """From the agent's row."""
+        return cls.model_validate(agent)
+
+
+class EmergencyReplicaRequest(Body):
+    """Something calls for a replica, or for a failover, whatever the toggles say."""
+
+    instance_id: InstanceId
+    signal_type: Literal[SignalType.REBALANCE_RECOMMENDATION, SignalType.PRIMARY_SILENT] = (
+        SignalType.REBALANCE_RECOMMENDATION
+    )
+    epoch: Epoch | None = None
+
+    def alarm(self, *, reporter: str | None) -> Alarm:
+        """In the domain's words."""
+        return Alarm(instance_id=self.instance_id, type=self.signal_type, reporter=reporter, epoch=self.epoch)
+
+
+class TerminationRequest(Body):
+    """AWS takes an instance back."""
+
+    instance_id: InstanceId
+    termination_time: Moment | None = None
+    replica_id: Word | None = None
+    signal_type: Literal[SignalType.TERMINATION_NOTICE, SignalType.PRIMARY_SILENT] = SignalType.TERMINATION_NOTICE
+    epoch: Epoch | None = None
+
+    def alarm(self, *, reporter: str | None) -> Alarm:
+        """In the domain's words."""
+        return Alarm(
+            instance_id=self.instance_id,
+            type=self.signal_type,
+            reporter=reporter,
+            epoch=self.epoch,
+            termination_time=self.termination_time,
+            replica_id=self.replica_id,
+        )
+
+    @model_validator(mode="after")
+    def _has_a_time(self) -> TerminationRequest:
+        if self.signal_type is SignalType.TERMINATION_NOTICE and self.termination_time is None:
+            raise ValueError("termination_time where signal_type is 'termination-notice'")
+        return self
+
+
+class StartedAnswer(Answer):
+    """What the call led to; the work goes on."""
+
+    execution: str | None = Field(description="Name of the failover execution that is on it.")
+    attempt: int | None
+    replica_id: str | None
+    reason: str
+    look: str | None = Field(description="ARN of the execution.")
+
+    @classmethod
+    def of(cls, started: Started, *, look: str | None) -> StartedAnswer:
+        """From the domain's words."""
+        return cls(
+            execution=started.execution,
+            attempt=started.attempt,
+            replica_id=started.replica_id,
+            reason=started.reason,
+            look=look,
+        )

@@ -1,0 +1,101 @@
+"""Alarms over the API: who may raise which, what they have to be about, and the planned handover beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from spot_optimizer.control import signals
+from spot_optimizer.control.plane import Plane
+from spot_optimizer.control.signals import Started
+from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.signals import Signal, SignalType, check_termination_time
+from spot_optimizer.errors import Forbidden, InstanceUnknown, ReplicaNotReady, StaleEpoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """What somebody says of an instance.
+
+    Attributes:
+        instance_id: The instance that goes, or that found its primary silent.
+        reporter: The instance whose token raises the alarm; None for an operator.
+        epoch: The epoch the reporter acts under, if it says so.
+        replica_id: The replica that should take over, if the reporter knows one.
+    """
+
+    instance_id: str
+    type: SignalType
+    reporter: str | None
+    epoch: int | None = None
+    termination_time: datetime | None = None
+    replica_id: str | None = None
+
+
+def take_alarm(plane: Plane, agent_id: str, alarm: Alarm) -> Started:
+    """Act on an alarm, or find what acts on it already.
+
+    Raises:
+        AgentUnknown: No such agent.
+        StaleEpoch: The reporter's epoch is over.
+        InstanceUnknown: The instance is not the agent's.
+        ReplicaUnknown: The replica is not the agent's.
+        Forbidden: An instance speaks for another.
+        NoticeTooOld: The time of termination is long past.
+    """
+    agent = plane.records.agent(agent_id)
+    _check(plane, agent, alarm)
+    about = agent.primary_instance_id if alarm.type is SignalType.PRIMARY_SILENT else alarm.instance_id
+    return signals.note_signal(
+        plane,
+        Signal(
+            instance_id=about,
+            type=alarm.type,
+            at=plane.clock(),
+            deadline=alarm.termination_time,
+            reason=f"API: {alarm.reporter or 'operator'}",
+        ),
+    )
+
+
+def plan_handover(plane: Plane, agent_id: str, replica_id: str, *, reason: str) -> Started:
+    """Start a planned handover to a replica.
+
+    Raises:
+        AgentUnknown: No such agent.
+        ReplicaUnknown: The replica is not the agent's.
+        ReplicaNotReady: It is not ready, or not the agent's active one.
+    """
+    agent = plane.records.agent(agent_id)
+    replica = plane.records.replica(agent_id, replica_id)
+    if replica.status is not ReplicaState.READY or agent.active_replica_id != replica_id:
+        raise ReplicaNotReady(
+            f"replica {replica_id} is '{replica.status}'; expected the agent's active replica, 'ready'"
+        )
+    return signals.start_fail_over(
+        plane,
+        agent_id,
+        Signal(
+            instance_id=agent.primary_instance_id,
+            type=SignalType.OPERATOR,
+            at=plane.clock(),
+            reason=reason or "API: operator",
+        ),
+    )
+
+
+def _check(plane: Plane, agent: Agent, alarm: Alarm) -> None:
+    if alarm.epoch is not None and alarm.epoch != agent.epoch:
+        raise StaleEpoch(
+            f"epoch {alarm.epoch} is over; the agent is at {agent.epoch}: stop the workload", current_epoch=agent.epoch
+        )
+    if plane.records.instance(alarm.instance_id).agent_id != agent.agent_id:
+        raise InstanceUnknown(f"instance '{alarm.instance_id}' carries no agent {agent.agent_id}")
+    if alarm.replica_id is not None:
+        plane.records.replica(agent.agent_id, alarm.replica_id)
+    of_itself = alarm.type is not SignalType.PRIMARY_SILENT
+    if of_itself and alarm.reporter is not None and alarm.reporter != alarm.instance_id:
+        raise Forbidden(f"{alarm.reporter} may not speak for {alarm.instance_id}; expected an alarm about itself")
+    if alarm.termination_time is not None:
+        check_termination_time(alarm.termination_time, now=plane.clock())

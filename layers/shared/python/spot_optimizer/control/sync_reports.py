@@ -1,0 +1,84 @@
+"""What the two ends of a replication link report: who may report what, before it is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from spot_optimizer.control import replication
+from spot_optimizer.control.plane import Plane
+from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.errors import Forbidden, StaleEpoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncReport:
+    """How far a replica is.
+
+    Attributes:
+        readiness: Number of the report that the replica is ready; None reports progress only.
+    """
+
+    epoch: int
+    generation: int
+    sync_percent: float
+    lag_seconds: float | None
+    covered_until: datetime | None
+    readiness: int | None
+
+
+def report_sync(plane: Plane, agent_id: str, replica_id: str, instance_id: str, report: SyncReport) -> Replica:
+    """Record what an end of the link reports. Only the primary makes a replica ready.
+
+    Raises:
+        StaleEpoch: The reporter's epoch is over.
+        Forbidden: The reporter is neither end of this link.
+        ReplicaNotReady: The replica's state forbids it, or a later report came in before.
+    """
+    if report.readiness is not None and report.lag_seconds is not None and report.covered_until is not None:
+        return replication.report_ready(
+            plane,
+            agent_id,
+            replica_id,
+            instance_id=instance_id,
+            epoch=report.epoch,
+            readiness=report.readiness,
+            lag_seconds=report.lag_seconds,
+            covered_until=report.covered_until,
+        )
+    agent = plane.records.agent(agent_id)
+    replica = plane.records.replica(agent_id, replica_id)
+    if report.epoch == agent.epoch and instance_id not in (agent.primary_instance_id, replica.instance_id):
+        raise Forbidden(
+            f"{instance_id} is no end of the link to replica {replica_id}; expected its primary or its standby"
+        )
+    return replication.report_progress(
+        plane,
+        agent_id,
+        replica_id,
+        epoch=report.epoch,
+        generation=report.generation,
+        sync_percent=report.sync_percent,
+        lag_seconds=report.lag_seconds,
+        covered_until=report.covered_until,
+    )
+
+
+def abort_as_primary(plane: Plane, agent_id: str, handover_id: str, instance_id: str, *, epoch: int) -> Agent:
+    """Abort a handover on behalf of the primary that it leads away from.
+
+    Raises:
+        Forbidden: The caller is not the agent's primary.
+        StaleEpoch: The handover was committed: the epoch is over.
+        HandoverUnknown: The agent's handover is another one.
+        HandoverNotOpen: It ended otherwise.
+    """
+    agent = plane.records.agent(agent_id)
+    if agent.epoch != epoch:
+        raise StaleEpoch(
+            f"epoch {epoch} is over; the agent is at {agent.epoch}: stop the workload", current_epoch=agent.epoch
+        )
+    if agent.primary_instance_id != instance_id:
+        raise Forbidden(f"{instance_id} is not the primary; expected the primary, which thaws after this")
+    return replication.abort_handover(plane, agent_id, handover_id, epoch=epoch)
