@@ -198,6 +198,7 @@ class Agent:
                 receiver=receiver,
                 notices=notices,
                 parting=Parting(control_plane, unsent, log_file, pause=self._stopping.wait),
+                heartbeat_seconds=settings.heartbeat_interval_seconds,
                 sync_report_seconds=settings.sync_update_interval_seconds,
             ),
             stopping=self._stopping,

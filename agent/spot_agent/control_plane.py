@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import httpx
@@ -136,9 +135,9 @@ class ControlPlane:
         """Hand in a report that was kept."""
         return self._post(self._path(report.path), report.body, key=report.key)
 
-    def log_tail_destination(self) -> Answer:
+    def log_tail_destination(self, *, size_bytes: int) -> Answer:
         """Where the tail of the log may be put: `url`, and the `headers` that belong to it."""
-        return self._post(self._path("log-tail"), {})
+        return self._post(self._path("log-tail"), {"size_bytes": size_bytes})
 
     def upload(self, url: str, headers: Mapping[str, str], content: bytes) -> bool:
         """Put content at a presigned address; it carries its own permission, so no token goes there."""
@@ -183,8 +182,3 @@ def read_answer(path: str, response: httpx.Response) -> Answer:
     if response.status_code == httpx.codes.CONFLICT and isinstance(current_epoch, int):
         return StaleEpoch(current_epoch)
     return Rejected(response.status_code, problem)
-
-
-def moment(at: datetime) -> str:
-    """A moment as the API writes it."""
-    return at.isoformat()

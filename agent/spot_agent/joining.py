@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import uuid
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -85,7 +85,7 @@ def register(
 
 def new_memory() -> Memory:
     """Of an instance that was never registered."""
-    return Memory(registration_key=str(uuid.uuid4()))
+    return Memory(registration_key=secrets.token_hex(32))
 
 
 def resume(

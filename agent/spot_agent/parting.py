@@ -56,7 +56,8 @@ class Parting:
         return not isinstance(self._control_plane.submit(report), OutcomeUnknown)
 
     def _put_tail(self) -> bool:
-        destination = self._control_plane.log_tail_destination()
+        tail = read_tail(self._log_file, limit_bytes=_TAIL_BYTES)
+        destination = self._control_plane.log_tail_destination(size_bytes=len(tail))
         if not isinstance(destination, Answered):
             log.warning("no place for the log's tail", extra={"answer": repr(destination)})
             return False
@@ -64,7 +65,6 @@ class Parting:
         if not isinstance(url, str) or not isinstance(headers, dict):
             log.warning("no place for the log's tail", extra={"answer": repr(destination)})
             return False
-        tail = read_tail(self._log_file, limit_bytes=_TAIL_BYTES)
         if not self._control_plane.upload(url, headers, tail):
             return False
         log.info("tail of the log stored", extra={"bytes": len(tail)})

@@ -86,7 +86,12 @@ _LAST_WORDS_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the loop drives."""
+    """What the loop drives.
+
+    Attributes:
+        heartbeat_seconds: As configured here: heartbeats are never further apart.
+        sync_report_seconds: How often the state of synchronisation is reported.
+    """
 
     instance_id: str
     control_plane: ControlPlane
@@ -96,6 +101,7 @@ class Parts:
     receiver: Receiver
     notices: NoticeWatch
     parting: Parting
+    heartbeat_seconds: float
     sync_report_seconds: float
 
 
@@ -177,21 +183,22 @@ class Runtime:
         if type(before) is not type(self._state):
             log.info("role changed", extra={"role": role_of(self._state), "epoch": self._state.epoch})
         for action in actions:
-            self._perform(action, epoch=before.epoch)
+            self._perform(action, before)
         if isinstance(event, LeaseAsked) and not any(isinstance(action, AnswerLease) for action in actions):
             self._parts.receiver.refuse(event)
         if isinstance(event, Covered) and isinstance(before, Primary) and before.generation == 0:
             self._sync_reported_at = float("-inf")  # a standby that holds something is news
 
-    def _perform(self, action: Action, *, epoch: int) -> None:
-        """Carry out one action of a decision that was taken under an epoch."""
+    def _perform(self, action: Action, decided_in: State) -> None:
+        """Carry out one action of a decision that was taken in this state: in that role, under that epoch."""
+        epoch = decided_in.epoch
         match action:
             case Remember():
                 self._remember(action)
             case Beat():
                 self._heartbeats.send_now()
             case Pace(heartbeat_seconds, notice_check_seconds):
-                self._heartbeats.pace(heartbeat_seconds)
+                self._heartbeats.pace(min(heartbeat_seconds, self._parts.heartbeat_seconds))
                 self._parts.notices.pace(notice_check_seconds)
             case AnswerLease():
                 self._parts.receiver.answer(action)
@@ -204,7 +211,7 @@ class Runtime:
             case FlushTail():
                 self._background.submit(self._guarded, self._flush_tail)
             case _:
-                self._requests.submit(self._guarded, lambda: self._request(action, epoch))
+                self._requests.submit(self._guarded, lambda: self._request(action, decided_in))
 
     def _perform_on_workload(self, action: Start | Stop | Freeze | Thaw | SetFence, epoch: int) -> None:
         serving, shipper = self._parts.serving, self._parts.shipper
@@ -249,8 +256,8 @@ class Runtime:
 
     # -- requests to the control plane
 
-    def _request(self, action: Action, epoch: int) -> None:
-        api, instance_id = self._parts.control_plane, self._parts.instance_id
+    def _request(self, action: Action, state: State) -> None:
+        api, instance_id, epoch = self._parts.control_plane, self._parts.instance_id, state.epoch
         match action:
             case ReportReady(replica_id, readiness):
                 answer = api.report_sync(replica_id, wire.ready(action, epoch=epoch))
@@ -268,17 +275,17 @@ class Runtime:
                 self._conclude(answer, lambda outcome: AbortAnswered(handover_id, outcome))
             case ReportNotice(deadline):
                 log.warning("interruption notice", extra={"termination_time": deadline})
-                self._tell(api.report_termination(wire.termination(instance_id, deadline)))
+                own = state.replica_id if isinstance(state, Standby) else None
+                self._tell(api.report_termination(wire.termination(instance_id, deadline, own, epoch=epoch)))
             case ReportRebalance():
                 log.warning("rebalance recommendation")
-                self._tell(
-                    api.ask_for_replica(
-                        {"instance_id": instance_id, "signal_type": SignalType.REBALANCE_RECOMMENDATION}
-                    )
-                )
+                signal = wire.signal(instance_id, SignalType.REBALANCE_RECOMMENDATION, epoch=epoch)
+                self._tell(api.ask_for_replica(signal))
             case ReportSilent():
                 log.warning("the primary is silent")
-                self._tell(api.ask_for_replica(wire.signal(instance_id, SignalType.PRIMARY_SILENT)))
+                if isinstance(state, Standby) and state.peer is not None:
+                    signal = wire.signal(state.peer.instance_id, SignalType.PRIMARY_SILENT, epoch=epoch)
+                    self._tell(api.ask_for_replica(signal))
             case _:
                 raise TypeError(f"no way to perform {action!r}")
 

@@ -199,7 +199,9 @@ def _build(values: Mapping[str, Any], folder: Path) -> Settings:
             raise SettingRefused(f"{name}: found nowhere; expected {why}")
     if "REPLICA_ID" in values and "AGENT_ID" not in values:
         raise SettingRefused("AGENT_ID: found nowhere; expected the agent that REPLICA_ID belongs to")
-    if values.get("TRAFFIC_ADAPTER") is TrafficAdapter.EIP and "TRAFFIC_TARGET" not in values:
+    # A replica is not asked how clients reach its agent: that was settled when the agent was registered.
+    traffic_matters = "REPLICA_ID" not in values and values.get("TRAFFIC_ADAPTER") is TrafficAdapter.EIP
+    if traffic_matters and "TRAFFIC_TARGET" not in values:
         raise SettingRefused("TRAFFIC_TARGET: found nowhere; expected the Elastic IP's allocation id, eipalloc-…")
     hooks = {name.removeprefix("HOOK_").lower(): values[name] for name in _HOOKS if name in values}
     if ("freeze" in hooks) != ("thaw" in hooks):

@@ -21,14 +21,15 @@ class AnswerNotUnderstood(ValueError):
     """The control plane's answer is not what this version of the agent expects."""
 
 
-def termination(instance_id: str, deadline: str) -> dict[str, Any]:
+def termination(instance_id: str, deadline: str, replica_id: str | None, *, epoch: int) -> dict[str, Any]:
     """AWS takes this instance back."""
-    return {"instance_id": instance_id, "termination_time": deadline}
+    body = {"instance_id": instance_id, "termination_time": deadline, "epoch": epoch}
+    return body if replica_id is None else {**body, "replica_id": replica_id}
 
 
-def signal(instance_id: str, signal_type: SignalType) -> dict[str, Any]:
-    """Something else calls for a replica, or for a failover."""
-    return {"instance_id": instance_id, "signal_type": signal_type}
+def signal(instance_id: str, signal_type: SignalType, *, epoch: int) -> dict[str, Any]:
+    """Something else about an instance calls for a replica, or for a failover."""
+    return {"instance_id": instance_id, "signal_type": signal_type, "epoch": epoch}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ def registration(
         return {**instance, "agent_id": settings.agent_id, "replica_id": settings.replica_id}
     agent = {
         "name": settings.agent_name,
-        "agent_id": settings.agent_id,
         "launch_template_id": settings.launch_template_id,
         "instance_types": list(settings.instance_types),
         "subnet_ids": list(settings.subnet_ids),
