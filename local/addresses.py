@@ -1,12 +1,14 @@
 """Loopback addresses for instances, and the forwarder that a public address is.
 
-One local AWS owns one 127.A.0.0/16, so that two can run side by side. A instance N has 127.A.1.N as its primary private address and
-127.A.2.N as its secondary one; Elastic IPs are 127.A.3.N, and the addresses that come with a launch 127.A.4.N.
+One local AWS owns one 127.A.0.0/16, so that two can run side by side. An instance has 127.A.1.N as its primary private
+address and 127.A.2.N as its secondary one; Elastic IPs are 127.A.3.N, and addresses that come with a launch 127.A.4.N.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import random
 import socket
@@ -108,7 +110,7 @@ class Forwarder:
         for port in wanted - set(self._servers):
             try:
                 self._servers[port] = await asyncio.start_server(
-                    lambda reader, writer, port=port: self._accept(port, reader, writer),
+                    functools.partial(self._accept, port),
                     self.public_address,
                     port,
                     limit=_CHUNK,
@@ -166,8 +168,6 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     """Close with RST: the peer must learn at once that this connection is over."""
     connection = cast("socket.socket | None", writer.get_extra_info("socket"))
     if connection is not None:
-        try:
+        with contextlib.suppress(OSError):  # already closed
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        except OSError:
-            pass  # already closed
     writer.transport.abort()

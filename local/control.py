@@ -88,7 +88,7 @@ class Control:
             await asyncio.sleep(0.005)
         return {}
 
-    async def _instances(self, body: Body) -> object:
+    async def _instances(self, _: Body) -> object:
         return [dataclasses.asdict(self._market.view(instance)) for instance in self._market.instances.values()]
 
     async def _set_capacity(self, body: Body) -> object:
@@ -104,7 +104,13 @@ class Control:
     async def _set_price(self, body: Body) -> object:
         zone, _, instance_type = str(body["pool"]).partition("/")
         self._market.prices.record(
-            PriceChange(zone, instance_type, LINUX, Decimal(str(body["usd_per_hour"])), datetime.fromisoformat(body["changed_at"]))
+            PriceChange(
+                zone,
+                instance_type,
+                LINUX,
+                Decimal(str(body["usd_per_hour"])),
+                datetime.fromisoformat(body["changed_at"]),
+            )
         )
         return {}
 
@@ -119,7 +125,7 @@ class Control:
         await self._market.set_public_ports(int(port) for port in body["ports"])
         return {}
 
-    async def _stop_everything(self, body: Body) -> object:
+    async def _stop_everything(self, _: Body) -> object:
         self._stop()
         return {}
 

@@ -114,7 +114,9 @@ def _refuse_unknown(parameters: Mapping[str, str], stacks: list[_Stack]) -> None
     declared = {name for stack in stacks for name in _declared_parameters(stack)}
     unknown = sorted(set(parameters) - declared)
     if unknown:
-        raise DeploymentFailed(f"no stack declares the parameter {', '.join(unknown)}; there are {', '.join(sorted(declared))}")
+        raise DeploymentFailed(
+            f"no stack declares the parameter {', '.join(unknown)}; there are {', '.join(sorted(declared))}"
+        )
 
 
 def _declared_parameters(stack: _Stack) -> set[str]:
@@ -139,7 +141,9 @@ def _publish(aws: Aws, assembly: Path, assets: Mapping[str, Any]) -> None:
 
 def _filled_in(aws: Aws, text: str) -> str:
     return (
-        text.replace("${AWS::AccountId}", aws.account_id).replace("${AWS::Region}", aws.region).replace("${AWS::Partition}", "aws")
+        text.replace("${AWS::AccountId}", aws.account_id)
+        .replace("${AWS::Region}", aws.region)
+        .replace("${AWS::Partition}", "aws")
     )
 
 

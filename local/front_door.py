@@ -47,7 +47,9 @@ class FrontDoor:
 
     async def _pull_a_lever(self, lever: str, headers: dict[str, str], receive: Receive, send: Send) -> None:
         if not hmac.compare_digest(headers.get(TOKEN_HEADER, ""), self._token):
-            await _answer(send, 403, b'{"error": "Forbidden", "message": "the run\'s control token is missing or wrong"}')
+            await _answer(
+                send, 403, b'{"error": "Forbidden", "message": "the run\'s control token is missing or wrong"}'
+            )
             return
         body = b""
         while True:

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +68,9 @@ class Machine:
         if image.content is not None:
             await asyncio.to_thread(shutil.copytree, image.content, self.disk, symlinks=True, dirs_exist_ok=True)
         (self.disk / "tmp").mkdir(exist_ok=True)
-        search = os.pathsep.join(part for part in (str(Path(sys.executable).parent), os.environ.get("PATH", "")) if part)
+        search = os.pathsep.join(
+            part for part in (str(Path(sys.executable).parent), os.environ.get("PATH", "")) if part
+        )
         self._guard = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",

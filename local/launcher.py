@@ -62,7 +62,7 @@ class LocalAws:
         Args:
             region: Where the market is.
             account_id: Twelve digits.
-            price_file: A recorded price trace (see `local.market.prices.read_price_file`); generated where it is silent.
+            price_file: A recorded trace (see `local.market.prices.read_price_file`); generated where it is silent.
             lambda_concurrency: How many functions may run at once.
 
         Raises:
@@ -169,6 +169,11 @@ class LocalAws:
             local.deploy.DeploymentFailed: A stack failed; the message says on which resource and why.
         """
         return deploy_assembly(self, assembly, parameters)
+
+    def wait(self) -> None:
+        """Wait until somebody stops it; only for the process that started it."""
+        if self._server is not None:
+            self._server.wait()
 
     def stop(self) -> None:
         """Stop everything that was started and remove every folder that was made; again is harmless."""

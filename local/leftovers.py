@@ -1,7 +1,7 @@
 """A run's folder, what it records of itself, and the cleaning up after runs that were killed.
 
-Every run holds a lock on its folder for as long as its owner or its server lives. A folder whose lock is free belongs to nobody any
-more: what its state file names and whatever still carries its mark is killed, and the folder removed.
+Every run holds a lock on its folder for as long as its owner or its server lives. A folder whose lock is free belongs
+to nobody any more: what its state file names and whatever still carries its mark is killed, and the folder removed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -35,10 +36,8 @@ class ProcessIdentity:
     def send(self, number: signal.Signals) -> None:
         """Signal this very process, or nobody when it is gone."""
         if self.is_alive():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                pass
 
 
 def descendants(root: int) -> list[int]:
@@ -83,7 +82,7 @@ def end_all(processes: Iterable[ProcessIdentity], *, within_seconds: float = 5.0
 
 
 def _pids() -> Iterator[int]:
-    return (int(entry) for entry in os.listdir(_PROC) if entry.isdigit())
+    return (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit())
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -1,7 +1,7 @@
 """The process that is AWS: ministack with our patches, the market beside it, the front door before it.
 
-Started by the launcher with a listening socket, a complete environment and a pipe; when the pipe closes, the launcher is gone, and so
-is this AWS.
+Started by the launcher with a listening socket, a complete environment and a pipe; when the pipe closes, the launcher
+is gone, and so is this AWS.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ async def _serve(order: Order, market: SpotMarket, market_loop: asyncio.Abstract
 
     serving = asyncio.create_task(serve(cast("Any", door), config, shutdown_trigger=until_told))
     ready = {"identity_certificate": market.signer.certificate}
-    print(json.dumps(ready), flush=True)  # noqa: T201 - the launcher reads it
+    print(json.dumps(ready), flush=True)
     with contextlib.suppress(asyncio.CancelledError):
         await serving
 

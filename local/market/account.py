@@ -37,7 +37,9 @@ class Account:
     def availability_zones(self) -> tuple[str, ...]:
         """The zones that have a default subnet."""
         with self.scope():
-            return tuple(sorted({subnet["AvailabilityZone"] for subnet in ec2._subnets.values() if subnet["DefaultForAz"]}))
+            return tuple(
+                sorted({subnet["AvailabilityZone"] for subnet in ec2._subnets.values() if subnet["DefaultForAz"]})
+            )
 
     def subnet(self, subnet_id: str) -> Mapping[str, Any]:
         """Look a subnet up.
@@ -59,7 +61,9 @@ class Account:
                 if subnet["DefaultForAz"] and subnet["AvailabilityZone"] == wanted:
                     found: Mapping[str, Any] = subnet
                     return found
-        raise Ec2Refusal("InvalidParameterValue", f"Value ({wanted}) for parameter availabilityZone is invalid. Subnet not found.")
+        raise Ec2Refusal(
+            "InvalidParameterValue", f"Value ({wanted}) for parameter availabilityZone is invalid. Subnet not found."
+        )
 
     def default_security_group(self, vpc_id: str) -> str:
         """The group of an instance that names none."""
@@ -125,7 +129,8 @@ class Account:
                     "Version": number,
                 }
         raise Ec2Refusal(
-            "InvalidLaunchTemplateId.VersionNotFound", f"Could not find launch template version {version} for {wanted[0] or wanted[1]}."
+            "InvalidLaunchTemplateId.VersionNotFound",
+            f"Could not find launch template version {version} for {wanted[0] or wanted[1]}.",
         )
 
     def instance_profile(self, reference: Mapping[str, str] | None) -> dict[str, str] | None:
@@ -145,7 +150,8 @@ class Account:
                         "Role": _role_name((profile.get("Roles") or [""])[0]),
                     }
         raise Ec2Refusal(
-            "InvalidParameterValue", f"Value ({reference}) for parameter iamInstanceProfile is invalid. Invalid IAM Instance Profile"
+            "InvalidParameterValue",
+            f"Value ({reference}) for parameter iamInstanceProfile is invalid. Invalid IAM Instance Profile",
         )
 
     def role_arn(self, role: str) -> str:
@@ -217,5 +223,5 @@ class Account:
 
 
 def _role_name(role: object) -> str:
-    """ministack keeps a profile's roles as names or as records."""
+    """Ministack keeps a profile's roles as names or as records."""
     return str(role["RoleName"]) if isinstance(role, dict) else str(role)

@@ -14,10 +14,12 @@ _MESSAGES = {
     ),
     "MaxSpotInstanceCountExceeded": "Max spot instance count exceeded",
     "VcpuLimitExceeded": (
-        "You have requested more vCPU capacity than your current vCPU limit allows for the instance bucket that the specified "
-        "instance type belongs to."
+        "You have requested more vCPU capacity than your current vCPU limit allows for the instance bucket "
+        "that the specified instance type belongs to."
     ),
-    "InsufficientFreeAddressesInSubnet": "There are not enough free addresses in the subnet to satisfy the requested number of instances.",
+    "InsufficientFreeAddressesInSubnet": (
+        "There are not enough free addresses in the subnet to satisfy the requested number of instances."
+    ),
     "UnfulfillableCapacity": "Unable to fulfill capacity due to your request configuration.",
     "RequestLimitExceeded": "Request limit exceeded.",
 }

@@ -64,7 +64,13 @@ class Market:
                 shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
             else:
                 shutil.copy2(source, target)
-        self._pull("register-image", image_id=image_id, boot=[os.fspath(each) for each in boot], env=dict(env), content=str(content))
+        self._pull(
+            "register-image",
+            image_id=image_id,
+            boot=[os.fspath(each) for each in boot],
+            env=dict(env),
+            content=str(content),
+        )
 
     def interrupt(
         self, instance_id: str, *, action: str = "terminate", notice_seconds: float = 120.0, publish: bool = True
@@ -83,7 +89,9 @@ class Market:
         Raises:
             LeverRefused: It is not a running spot instance.
         """
-        answer = self._pull("interrupt", instance_id=instance_id, action=action, notice_seconds=notice_seconds, publish=publish)
+        answer = self._pull(
+            "interrupt", instance_id=instance_id, action=action, notice_seconds=notice_seconds, publish=publish
+        )
         return datetime.fromisoformat(answer["at"])
 
     def publish_warning(self, instance_id: str) -> None:
@@ -133,7 +141,12 @@ class Market:
 
     def set_price(self, pool: str, usd_per_hour: Decimal | float, *, changed_at: datetime | None = None) -> None:
         """Change a pool's spot price for Linux, now or at a time; its generated walk ends there."""
-        self._pull("set-price", pool=pool, usd_per_hour=str(usd_per_hour), changed_at=(changed_at or datetime.now(UTC)).isoformat())
+        self._pull(
+            "set-price",
+            pool=pool,
+            usd_per_hour=str(usd_per_hour),
+            changed_at=(changed_at or datetime.now(UTC)).isoformat(),
+        )
 
     def set_boot_seconds(self, seconds: float) -> None:
         """Let the instances launched from now on stay `pending` for so long (1 s unless set)."""
@@ -144,7 +157,7 @@ class Market:
         self._pull("set-times", shutdown_grace_seconds=grace, shutting_down_seconds=shutting_down)
 
     def set_public_ports(self, ports: Sequence[int]) -> None:
-        """Choose the TCP ports that public addresses forward besides those that security groups open (8080 unless set)."""
+        """Choose the TCP ports that public addresses forward besides those of security groups (8080 unless set)."""
         self._pull("set-public-ports", ports=list(ports))
 
     def stop(self) -> None:
@@ -152,7 +165,7 @@ class Market:
         self._pull("stop")
 
     def _pull(self, lever: str, **arguments: object) -> Any:
-        request = urllib.request.Request(
+        request = urllib.request.Request(  # noqa: S310 - the URL is ours
             f"{self._endpoint_url}/_local/{lever}",
             data=json.dumps(arguments).encode(),
             headers={"Content-Type": "application/json", "X-Local-Token": self._token},

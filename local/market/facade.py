@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-
 import hashlib
 import json
 import logging
@@ -37,6 +36,7 @@ class Ec2Facade:
         self._loop = loop
         self._otherwise = otherwise
         self._remembered: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
+        self._one_launch_at_a_time = asyncio.Lock()
         self._actions: dict[str, Callable[[Structure], Awaitable[Structure]]] = {
             "RunInstances": self._run_instances,
             "CreateFleet": self._create_fleet,
@@ -67,8 +67,8 @@ class Ec2Facade:
                 self._refuse_unknown_resources(parameters)
             if action not in self._actions:
                 return await self._otherwise(method, path, headers, body, query)
-            # The market lives on a loop of its own, so that nothing ministack does can delay a notice; the caller's account and
-            # region travel along in the context.
+            # The market lives on a loop of its own, so that nothing ministack does can delay a notice; the caller's
+            # account and region travel along in the context.
             answer = asyncio.run_coroutine_threadsafe(self._act(action, parameters), self._loop)
             return await asyncio.wrap_future(answer)
         except Ec2Refusal as refusal:
@@ -84,17 +84,18 @@ class Ec2Facade:
         if action not in ("RunInstances", "CreateFleet") or not token:
             return await self._actions[action](request)
         fingerprint = hashlib.sha256(json.dumps(request, sort_keys=True, default=str).encode()).hexdigest()
-        known = self._remembered.get((action, token))
-        if known is not None:
-            if known[0] != fingerprint:
-                raise Ec2Refusal(
-                    "IdempotentParameterMismatch",
-                    f"Arguments on this idempotent request are inconsistent with arguments used in previous request(s) ({token}).",
-                )
-            return known[1]
-        answer = dict(await self._actions[action](request))
-        self._remembered[action, token] = (fingerprint, answer)
-        return answer
+        async with self._one_launch_at_a_time:
+            known = self._remembered.get((action, token))
+            if known is None:
+                answer = dict(await self._actions[action](request))
+                self._remembered[action, token] = (fingerprint, answer)
+                return answer
+        if known[0] != fingerprint:
+            raise Ec2Refusal(
+                "IdempotentParameterMismatch",
+                f"Arguments on this idempotent request are inconsistent with those of the request before it ({token}).",
+            )
+        return known[1]
 
     def _refuse_unknown_resources(self, parameters: Mapping[str, str]) -> None:
         for name, value in parameters.items():
@@ -131,9 +132,7 @@ class Ec2Facade:
         if request.get("Type") != "instant":
             raise Ec2Refusal("InvalidParameterValue", "This market serves fleets of type instant only")
         wanted = int(request["TargetCapacitySpecification"]["TotalTargetCapacity"])
-        options = in_order_of_preference(
-            fleet_options(request, self._market.account), request, self._market.prices
-        )
+        options = in_order_of_preference(fleet_options(request, self._market.account), request, self._market.prices)
         fleet_id = f"fleet-{secrets.token_hex(4)}-{secrets.token_hex(2)}-{secrets.token_hex(2)}-{secrets.token_hex(6)}"
         fleet_tags = tags_for(request.get("TagSpecifications", []), "fleet")
         if fleet_tags:
@@ -313,7 +312,11 @@ class Ec2Facade:
             "Status": "in-use",
             "SourceDestCheck": True,
             "Groups": groups,
-            "Attachment": {"AttachmentId": f"eni-attach-{instance.interface_id[4:]}", "DeviceIndex": 0, "Status": "attached"},
+            "Attachment": {
+                "AttachmentId": f"eni-attach-{instance.interface_id[4:]}",
+                "DeviceIndex": 0,
+                "Status": "attached",
+            },
             "PrivateIpAddress": instance.private_address,
             "PrivateIpAddresses": [
                 {
@@ -330,7 +333,9 @@ class Ec2Facade:
 
     async def _describe_spot_price_history(self, request: Structure) -> Structure:
         now = datetime.now(UTC)
-        asked = {str(each["Name"]): [str(value) for value in each.get("Values", [])] for each in request.get("Filters", [])}
+        asked = {
+            str(each["Name"]): [str(value) for value in each.get("Values", [])] for each in request.get("Filters", [])
+        }
         zones = [request["AvailabilityZone"]] if request.get("AvailabilityZone") else []
         changes = self._market.prices.history(
             types=request.get("InstanceTypes") or asked.pop("instance-type", []),
@@ -360,7 +365,9 @@ class Ec2Facade:
             "supported-usage-class": lambda _: ("on-demand", "spot"),
             "bare-metal": lambda _: "false",
         }
-        chosen = matching([instance_type(str(name)) for name in names], request.get("Filters", []), readers, lambda _: {})
+        chosen = matching(
+            [instance_type(str(name)) for name in names], request.get("Filters", []), readers, lambda _: {}
+        )
         shown, more = page(chosen, request, largest=100)
         return {"InstanceTypes": [each.describe() for each in shown], **more}
 
@@ -368,7 +375,11 @@ class Ec2Facade:
         kind = str(request.get("LocationType") or "region")
         account = self._market.account
         places = account.availability_zones() if kind == "availability-zone" else (account.region,)
-        offerings = [{"InstanceType": name, "LocationType": kind, "Location": place} for place in places for name in sorted(INSTANCE_TYPES)]
+        offerings = [
+            {"InstanceType": name, "LocationType": kind, "Location": place}
+            for place in places
+            for name in sorted(INSTANCE_TYPES)
+        ]
         readers: dict[str, Callable[[Any], str | Sequence[str] | None]] = {
             "instance-type": lambda each: each["InstanceType"],
             "location": lambda each: each["Location"],
@@ -417,7 +428,10 @@ class Ec2Facade:
             "private-ip-address": lambda address: address.private_address,
             "public-ip": lambda address: address.public_address,
         }
-        tags_of: Callable[[Address], Mapping[str, str]] = lambda address: self._market.account.tags(address.allocation_id)  # noqa: E731
+
+        def tags_of(address: Address) -> Mapping[str, str]:
+            return self._market.account.tags(address.allocation_id)
+
         found = matching(chosen, request.get("Filters", []), readers, tags_of)
         return {"Addresses": [self._address_answer(address) for address in found]}
 
@@ -505,6 +519,8 @@ def _price_answer(change: PriceChange) -> dict[str, Any]:
 
 
 def _override_answer(override: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in override.items() if key in ("SubnetId", "AvailabilityZone", "MaxPrice", "Priority", "WeightedCapacity")}
-
-
+    return {
+        key: value
+        for key, value in override.items()
+        if key in ("SubnetId", "AvailabilityZone", "MaxPrice", "Priority", "WeightedCapacity")
+    }

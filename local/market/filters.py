@@ -22,7 +22,7 @@ def matching[T](
     """Keep the items that pass every filter; `*` and `?` in values are wildcards.
 
     Raises:
-        Ec2Refusal: A filter that this call does not have. AWS refuses it as well, and silence would hide the difference.
+        Ec2Refusal: A filter that this call does not have. AWS refuses it as well.
     """
     kept = list(items)
     for each in filters:
@@ -49,7 +49,9 @@ def _any_matches(values: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(value, pattern) for value in values for pattern in patterns)
 
 
-def page[T](items: Sequence[T], request: Mapping[str, Any], *, largest: int = 1000) -> tuple[Sequence[T], dict[str, str]]:
+def page[T](
+    items: Sequence[T], request: Mapping[str, Any], *, largest: int = 1000
+) -> tuple[Sequence[T], dict[str, str]]:
     """Cut one page out.
 
     Returns:

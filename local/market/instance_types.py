@@ -97,10 +97,21 @@ def instance_type(name: str) -> InstanceType:
         ) from None
 
 
-_MULTIPLES = {"large": 1, "xlarge": 2, "2xlarge": 4, "4xlarge": 8, "8xlarge": 16, "12xlarge": 24, "16xlarge": 32, "24xlarge": 48}
+_MULTIPLES = {
+    "large": 1,
+    "xlarge": 2,
+    "2xlarge": 4,
+    "4xlarge": 8,
+    "8xlarge": 16,
+    "12xlarge": 24,
+    "16xlarge": 32,
+    "24xlarge": 48,
+}
 
 
-def _scaled(family: str, architecture: str, gib_per_vcpu: int, usd_of_large: str, clock: float, *sizes: str) -> list[InstanceType]:
+def _scaled(
+    family: str, architecture: str, gib_per_vcpu: int, usd_of_large: str, clock: float, *sizes: str
+) -> list[InstanceType]:
     """A family whose sizes are multiples of `large` (2 vCPUs) in every respect."""
     return [
         InstanceType(
@@ -116,7 +127,15 @@ def _scaled(family: str, architecture: str, gib_per_vcpu: int, usd_of_large: str
 
 
 def _burstable(family: str, architecture: str, usd_of_nano: str, clock: float) -> list[InstanceType]:
-    rows = [("nano", 2, 512), ("micro", 2, 1024), ("small", 2, 2048), ("medium", 2, 4096), ("large", 2, 8192), ("xlarge", 4, 16384), ("2xlarge", 8, 32768)]
+    rows = [
+        ("nano", 2, 512),
+        ("micro", 2, 1024),
+        ("small", 2, 2048),
+        ("medium", 2, 4096),
+        ("large", 2, 8192),
+        ("xlarge", 4, 16384),
+        ("2xlarge", 8, 32768),
+    ]
     return [
         InstanceType(f"{family}.{size}", architecture, vcpus, memory, Decimal(usd_of_nano) * 2**doubling, clock)
         for doubling, (size, vcpus, memory) in enumerate(rows)
@@ -161,6 +180,13 @@ INSTANCE_TYPES: Mapping[str, InstanceType] = {
                 "16xlarge": (64, 256, "4.352", 1, 900),
             },
         ),
-        *_gpu("g5", {"xlarge": (4, 16, "1.006", 1, 250), "2xlarge": (8, 32, "1.212", 1, 450), "4xlarge": (16, 64, "1.624", 1, 600)}),
+        *_gpu(
+            "g5",
+            {
+                "xlarge": (4, 16, "1.006", 1, 250),
+                "2xlarge": (8, 32, "1.212", 1, 450),
+                "4xlarge": (16, 64, "1.624", 1, 600),
+            },
+        ),
     ]
 }

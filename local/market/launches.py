@@ -111,14 +111,23 @@ def fleet_options(request: Structure, account: Account) -> list[FleetOption]:
         if user_data:
             data["UserData"] = user_data
         for override in config.get("Overrides") or [{}]:
-            laid_over = {**data, **{key: override[key] for key in ("InstanceType", "SubnetId", "Placement", "ImageId") if key in override}}
+            laid_over = {
+                **data,
+                **{
+                    key: override[key]
+                    for key in ("InstanceType", "SubnetId", "Placement", "ImageId")
+                    if key in override
+                },
+            }
             if "AvailabilityZone" in override:
                 laid_over["Placement"] = {"AvailabilityZone": override["AvailabilityZone"]}
             tags = [*data.get("TagSpecifications", []), *request.get("TagSpecifications", [])]
             specification = specification_of({**laid_over, "TagSpecifications": tags}, account, lifecycle=lifecycle)
             if override.get("MaxPrice"):
                 specification = _with_max_price(specification, str(override["MaxPrice"]))
-            options.append(FleetOption(specification, resolved, dict(override), float(override.get("Priority", len(options)))))
+            options.append(
+                FleetOption(specification, resolved, dict(override), float(override.get("Priority", len(options))))
+            )
     if not options:
         raise Ec2Refusal("InvalidParameterValue", "A fleet needs at least one launch template configuration")
     return options
@@ -131,8 +140,8 @@ def _with_max_price(specification: LaunchSpecification, usd: str) -> LaunchSpeci
 def in_order_of_preference(options: Sequence[FleetOption], request: Structure, prices: SpotPrices) -> list[FleetOption]:
     """Order a fleet's options as its allocation strategy says.
 
-    Capacity is known only once it is asked for, so the capacity-optimized strategies keep the order written or, prioritized, the
-    priorities; the price strategies take the cheapest first.
+    Capacity is known only once it is asked for, so the capacity-optimized strategies keep the order written or,
+    prioritized, the priorities; the price strategies take the cheapest first.
     """
     lifecycle = options[0].specification.lifecycle
     chosen = request.get("SpotOptions" if lifecycle == "spot" else "OnDemandOptions", {}).get("AllocationStrategy")

@@ -74,7 +74,9 @@ class _Checks:
         tags = tags_for(request.get("TagSpecifications", []), "fleet")
         yield Permission("ec2:CreateFleet", self._arn("fleet/*"), _request_tags(tags))
         if tags:
-            yield Permission("ec2:CreateTags", self._arn("fleet/*"), {**_request_tags(tags), "ec2:createaction": "CreateFleet"})
+            yield Permission(
+                "ec2:CreateTags", self._arn("fleet/*"), {**_request_tags(tags), "ec2:createaction": "CreateFleet"}
+            )
         try:
             options = fleet_options(request, self._account)
         except Ec2Refusal:
@@ -84,7 +86,9 @@ class _Checks:
         for option in options:
             yield from self._launch(option.specification, option.template, "CreateFleet")
 
-    def _launch(self, launched: LaunchSpecification, template: dict[str, str] | None, creator: str) -> Iterator[Permission]:
+    def _launch(
+        self, launched: LaunchSpecification, template: dict[str, str] | None, creator: str
+    ) -> Iterator[Permission]:
         """An instant fleet launches with its caller's own right to RunInstances."""
         run = "ec2:RunInstances"
         tags = _request_tags(launched.tags)
@@ -146,7 +150,9 @@ class _Checks:
 
     def _of(self, action: str, resource: str, resource_id: str) -> Permission:
         tags = self._account.tags(resource_id)
-        context = {f"{prefix}:resourcetag/{key}".lower(): value for key, value in tags.items() for prefix in ("aws", "ec2")}
+        context = {
+            f"{prefix}:resourcetag/{key}".lower(): value for key, value in tags.items() for prefix in ("aws", "ec2")
+        }
         return Permission(action, self._arn(resource), context)
 
     def _arn(self, resource: str) -> str:

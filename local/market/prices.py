@@ -35,8 +35,8 @@ class PriceChange:
 class SpotPrices:
     """Prices of every pool of a region.
 
-    A pool named in `recorded` follows its record; every other pool follows a walk that is a pure function of pool and time:
-    a mean between a quarter and a half of on-demand, a daily swing, some noise, re-published at least daily.
+    A pool named in `recorded` follows its record; every other pool follows a walk that is a pure function of pool and
+    time: a mean between a quarter and a half of on-demand, a weekly swing, some noise, re-published at least daily.
     """
 
     def __init__(self, availability_zones: Iterable[str], recorded: Iterable[PriceChange] = ()) -> None:

@@ -76,7 +76,9 @@ class SpotMarket:
 
     # Launching
 
-    def register_image(self, image_id: str, boot: tuple[str, ...], environment: dict[str, str], content: Path | None) -> None:
+    def register_image(
+        self, image_id: str, boot: tuple[str, ...], environment: dict[str, str], content: Path | None
+    ) -> None:
         """Say what instances of this image run."""
         self._images[image_id] = Image(boot, environment, content)
 
@@ -94,12 +96,14 @@ class SpotMarket:
         if not self.is_known_image(specification.image_id):
             raise Ec2Refusal("InvalidAMIID.NotFound", f"The image id '[{specification.image_id}]' does not exist")
         if specification.lifecycle == "spot" and specification.max_price is not None:
-            price = self.prices.current(specification.availability_zone, specification.instance_type, now=datetime.now(UTC))
+            price = self.prices.current(
+                specification.availability_zone, specification.instance_type, now=datetime.now(UTC)
+            )
             if specification.max_price < price:
                 raise Ec2Refusal(
                     "SpotMaxPriceTooLow",
-                    f"Your Spot request price of {specification.max_price} is lower than the minimum required Spot request "
-                    f"fulfillment price of {price}.",
+                    f"Your Spot request price of {specification.max_price} is lower than the minimum required Spot "
+                    f"request fulfillment price of {price}.",
                 )
         self.capacity.take(specification.availability_zone, specification.instance_type, specification.lifecycle)
         instance = self._new_instance(specification)
@@ -116,8 +120,12 @@ class SpotMarket:
         try:
             private, secondary = self._network.private.take(), self._network.secondary.take()
         except AddressesExhausted:
-            raise Ec2Refusal("InsufficientFreeAddressesInSubnet", "There are not enough free addresses in the subnet.") from None
-        machine = Machine(self._run_id, instance_id, self._folders.disks / instance_id, self._folders.logs / f"{instance_id}.log")
+            raise Ec2Refusal(
+                "InsufficientFreeAddressesInSubnet", "There are not enough free addresses in the subnet."
+            ) from None
+        machine = Machine(
+            self._run_id, instance_id, self._folders.disks / instance_id, self._folders.logs / f"{instance_id}.log"
+        )
         metadata = InstanceMetadata(self.account, self.signer, self.public_address_of)
         instance = Instance(
             instance_id=instance_id,
@@ -230,7 +238,9 @@ class SpotMarket:
         if instance.lifecycle != "spot" or instance.state != "running":
             raise Ec2Refusal("IncorrectInstanceState", f"{instance.instance_id} is not a running spot instance")
         if action not in ("terminate", "stop"):
-            raise Ec2Refusal("InvalidParameterValue", f"{action!r} is no interruption behaviour of this market: terminate or stop")
+            raise Ec2Refusal(
+                "InvalidParameterValue", f"{action!r} is no interruption behaviour of this market: terminate or stop"
+            )
         at = datetime.fromtimestamp(math.ceil(datetime.now(UTC).timestamp() + notice_seconds), UTC)
         instance.interrupts_at = at
         instance.notice = {"action": action, "time": at.strftime("%Y-%m-%dT%H:%M:%SZ")}
@@ -299,9 +309,14 @@ class SpotMarket:
         if private_address not in (instance.private_address, instance.secondary_private_address):
             raise Ec2Refusal(
                 "InvalidParameterValue",
-                f"The private IP address {private_address} is not assigned to the network interface '{instance.interface_id}'.",
+                f"The private IP address {private_address} is not assigned to the network interface "
+                f"'{instance.interface_id}'.",
             )
-        if address.instance_id == instance.instance_id and address.private_address == private_address and address.association_id:
+        if (
+            address.instance_id == instance.instance_id
+            and address.private_address == private_address
+            and address.association_id
+        ):
             return address.association_id
         if address.association_id is not None and not may_move:
             raise Ec2Refusal(
@@ -357,7 +372,9 @@ class SpotMarket:
         self.settings.public_ports = tuple(ports)
         for address in self.addresses.values():
             if address.instance_id is not None:
-                await address.forwarder.point_at(address.private_address, self._ports(self.instances[address.instance_id]))
+                await address.forwarder.point_at(
+                    address.private_address, self._ports(self.instances[address.instance_id])
+                )
         for instance in self.instances.values():
             if instance.ephemeral is not None and instance.state == "running":
                 await instance.ephemeral.point_at(instance.private_address, self._ports(instance))
@@ -439,4 +456,3 @@ class SpotMarket:
 
     def _instance_arn(self, instance: Instance) -> str:
         return f"arn:aws:ec2:{self.account.region}:{self.account.account_id}:instance/{instance.instance_id}"
-

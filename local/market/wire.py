@@ -1,7 +1,7 @@
 """EC2's query protocol, read and written by botocore's own model of the service.
 
-Every wire name (`TagSpecification.1.Tag.1.Key`, `LaunchTemplateConfigs.1.LaunchTemplateSpecification.…`) therefore is what the SDKs
-send, including members that no emulator has heard of.
+Every wire name (`TagSpecification.1.Tag.1.Key`, `LaunchTemplateConfigs.1.LaunchTemplateSpecification.…`) therefore is
+what the SDKs send, including members that no emulator has heard of.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def _read(shape: Shape, node: Tree | str) -> Any:
     if isinstance(shape, StructureShape):
         if not isinstance(node, dict):
             raise Ec2Refusal("InvalidParameterValue", f"{shape.name} is a structure")
-        return {name: _read(member, node[wire]) for name, member in shape.members.items() if (wire := _wire_name(member, name)) in node}
+        return {
+            name: _read(member, node[wire])
+            for name, member in shape.members.items()
+            if (wire := _wire_name(member, name)) in node
+        }
     if isinstance(shape, ListShape):
         if not isinstance(node, dict):
             raise Ec2Refusal("InvalidParameterValue", f"{shape.name} is a numbered list")

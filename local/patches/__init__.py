@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local.patches import administrator, cloudformation, events, lambda_workers, step_functions
+from local.patches import administrator, cloudformation, events, lambda_workers, launch_templates, step_functions
 
 
 def apply_all() -> None:
@@ -16,3 +16,4 @@ def apply_all() -> None:
     step_functions.apply()
     events.apply()
     cloudformation.apply()
+    launch_templates.apply()

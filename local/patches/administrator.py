@@ -1,5 +1,4 @@
 """IAM: nobody is root but the run's own administrator; the emulator would believe any caller that says `test`."""
-# ruff: noqa: SLF001 - patches the emulator's insides, by design
 
 from __future__ import annotations
 
@@ -13,7 +12,13 @@ from local.patches.rewriting import wrap
 
 def apply() -> None:
     """Patch the evaluator. The administrator's key id is random, so knowing it is being the administrator."""
-    wrap("only the administrator is root", iam_evaluator, "is_root_access_key", "(access_key_id: str) -> bool", _administrator_only)
+    wrap(
+        "only the administrator is root",
+        iam_evaluator,
+        "is_root_access_key",
+        "(access_key_id: str) -> bool",
+        _administrator_only,
+    )
 
 
 def _administrator_only(_original: object) -> Callable[[str], bool]:

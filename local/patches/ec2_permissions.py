@@ -28,7 +28,8 @@ def apply(market: SpotMarket) -> None:
         "EC2 permissions: resources",
         iam_actions,
         "extract_resource_arn",
-        "(service: str, method: str, path: str, headers: dict, body: bytes, query_params: dict, region: str, account_id: str) -> str",
+        "(service: str, method: str, path: str, headers: dict, body: bytes, query_params: dict, "
+        "region: str, account_id: str) -> str",
         lambda original: _with_checks(original, market),
     )
     wrap(
@@ -44,8 +45,14 @@ def apply(market: SpotMarket) -> None:
 
 def _with_checks(original: Callable[..., str], market: SpotMarket) -> Callable[..., str]:
     def extract(
-        service: str, method: str, path: str, headers: dict[str, str], body: bytes, query_params: dict[str, list[str]],
-        region: str, account_id: str,
+        service: str,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes,
+        query_params: dict[str, list[str]],
+        region: str,
+        account_id: str,
     ) -> str:
         arn = original(service, method, path, headers, body, query_params, region, account_id)
         if service != "ec2":
@@ -66,14 +73,25 @@ def _with_checks(original: Callable[..., str], market: SpotMarket) -> Callable[.
 
 def _check_each(original: Callable[..., Any]) -> Callable[..., Any]:
     def enforce(
-        access_key_id: str, iam_action: str, service: str, region: str, resource_arn: str = "*",
+        access_key_id: str,
+        iam_action: str,
+        service: str,
+        region: str,
+        resource_arn: str = "*",
         service_context: dict[str, Any] | None = None,
     ) -> Any:
         if not isinstance(resource_arn, _SeveralChecks):
-            return original(access_key_id, iam_action, service, region, resource_arn=resource_arn, service_context=service_context)
+            return original(
+                access_key_id, iam_action, service, region, resource_arn=resource_arn, service_context=service_context
+            )
         for check in resource_arn.checks:
             denied = original(
-                access_key_id, check.action, service, region, resource_arn=check.resource, service_context=dict(check.context)
+                access_key_id,
+                check.action,
+                service,
+                region,
+                resource_arn=check.resource,
+                service_context=dict(check.context),
             )
             if denied:
                 return denied

@@ -48,4 +48,6 @@ def _invoke_until_done(function: dict[str, Any], event: Any) -> None:
         else:
             errors += 1
         time.sleep(_SECONDS_BETWEEN)
-    _log.error("an event was dropped after %d errors and %d throttles: %s", errors, throttles, threading.current_thread().name)
+    _log.error(
+        "an event was dropped after %d errors and %d throttles: %s", errors, throttles, threading.current_thread().name
+    )

@@ -1,4 +1,4 @@
-"""Lambda: errors keep their class name, layers count before the emulator's own packages, invocations do not wait for logs."""
+"""Lambda: errors keep their class name, functions see their own layers only, invocations do not wait for logs."""
 # ruff: noqa: SLF001 - patches the emulator's insides, by design
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ministack.core.lambda_runtime as runtime
 from ministack.services import lambda_svc
 
 from local.instances import RUN_VARIABLE
-from local.patches.rewriting import replace_text, rewrite
+from local.patches.rewriting import MinistackChanged, replace_text, rewrite
 
 _FIRST_LINE_WAIT, _IDLE, _HARD_CAP = 0.003, 0.002, 0.25
 
@@ -84,15 +84,17 @@ def _keep_the_environment_after_an_error() -> None:
         "lambda environment survives a raised error",
         runtime.Worker,
         "invoke",
-        {'if response.get("status") == "error":': 'if response.get("status") == "error" and not response.get("raised"):'},
+        {
+            'if response.get("status") == "error":': (
+                'if response.get("status") == "error" and not response.get("raised"):'
+            )
+        },
     )
 
 
 def _answer_without_waiting_for_logs() -> None:
     defaults = runtime.Worker._drain_stderr_bounded.__defaults__
     if defaults != (0.05, 0.005, 0.25):
-        from local.patches.rewriting import MinistackChanged
-
         raise MinistackChanged(f"patch 'lambda log wait': the waits are {defaults}")
     runtime.Worker._drain_stderr_bounded.__defaults__ = (_FIRST_LINE_WAIT, _IDLE, _HARD_CAP)
 
@@ -105,16 +107,15 @@ def _isolate_workers() -> None:
         runtime.Worker,
         "_spawn",
         {
-            "        [binary, worker_path],\n": '        [binary, "-S", worker_path] if runtime.startswith("python") else [binary, worker_path],\n',
+            "        [binary, worker_path],\n": (
+                '        [binary, *(["-S"] if runtime.startswith("python") else []), worker_path],\n'
+            ),
             "spawn_env = {**os.environ, **env_vars}": "spawn_env = {**_local_environment, **env_vars}",
             # One folder for all workers of a layer: the second cold start finds it unzipped and compiled.
             (
                 '                layer_dir = os.path.join(self._tmpdir, f"layer_{len(layers_dirs)}")\n'
                 "                os.makedirs(layer_dir)\n"
-            ): (
-                "                layers_dirs.append(_local_unzipped(layer_data))\n"
-                "                continue\n"
-            ),
+            ): ("                layers_dirs.append(_local_unzipped(layer_data))\n                continue\n"),
         },
         given={"_local_environment": _worker_environment(), "_local_unzipped": unzipped.folder_of},
     )
@@ -171,7 +172,7 @@ def _answer_500_as_http_apis_do() -> None:
         lambda_svc,
         "lambda_execute_result_to_api_proxy_response",
         {
-            "            \"statusCode\": 502,\n": "            \"statusCode\": 500,\n",
+            '            "statusCode": 502,\n': '            "statusCode": 500,\n',
             "        payload = json.dumps(err_body) if isinstance(err_body, dict) else str(err_body)\n": (
                 '        payload = json.dumps({"message": "Internal Server Error"})\n'
             ),

@@ -38,7 +38,11 @@ def apply() -> None:
         "an ended execution stays as it ended",
         states,
         "_fail_execution",
-        {'    execution["status"] = "FAILED"\n': '    if execution["status"] != "RUNNING":\n        return\n    execution["status"] = "FAILED"\n'},
+        {
+            '    execution["status"] = "FAILED"\n': (
+                '    if execution["status"] != "RUNNING":\n        return\n    execution["status"] = "FAILED"\n'
+            )
+        },
     )
     rewrite(
         "waitForTaskToken",
@@ -92,7 +96,13 @@ def apply() -> None:
         "_error_matches",
         {'error != "States.Timeout"': 'error not in ("States.Timeout", "States.HeartbeatTimeout")'},
     )
-    wrap("dynamodb integrations on the event loop", states, "_invoke_dynamodb", "(op_name, input_data)", _dynamodb_in_turn)
+    wrap(
+        "dynamodb integrations on the event loop",
+        states,
+        "_invoke_dynamodb",
+        "(op_name, input_data)",
+        _dynamodb_in_turn,
+    )
 
 
 def _idempotent_start(original: Callable[[Request], Answer]) -> Callable[[Request], Answer]:
@@ -104,7 +114,9 @@ def _idempotent_start(original: Callable[[Request], Answer]) -> Callable[[Reques
         if machine and name:
             known = states._executions.get(f"{machine.replace(':stateMachine:', ':execution:')}:{name}")
             if known and known["status"] == "RUNNING" and _same_json(known["input"], data.get("input", "{}")):
-                answer: Answer = states.json_response({"executionArn": known["executionArn"], "startDate": known["startDate"]})
+                answer: Answer = states.json_response(
+                    {"executionArn": known["executionArn"], "startDate": known["startDate"]}
+                )
                 return answer
         return original(data)
 

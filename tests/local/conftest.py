@@ -33,7 +33,7 @@ def build(aws: LocalAws) -> Builder:
     return Builder(aws)
 
 
-def eventually[T](read: Callable[[], T], *, within_seconds: float = 10.0) -> T:
+def eventually[T](read: Callable[[], T | None], *, within_seconds: float = 10.0) -> T:
     """Wait until `read` gives something true, and return it."""
     deadline = time.monotonic() + within_seconds
     while not (value := read()):
@@ -49,7 +49,9 @@ class Builder:
 
     aws: LocalAws
 
-    def an_instance(self, *, image: str = SLEEPER, spot: bool = True, wait: bool = True, **request: Any) -> InstanceView:
+    def an_instance(
+        self, *, image: str = SLEEPER, spot: bool = True, wait: bool = True, **request: Any
+    ) -> InstanceView:
         """Launch one instance and wait until it runs."""
         market = {"InstanceMarketOptions": {"MarketType": "spot"}} if spot else {}
         answer = self.aws.client("ec2").run_instances(
@@ -61,12 +63,23 @@ class Builder:
         return self.aws.market.instance(instance_id)
 
     def await_state(self, instance_id: str, state: str) -> InstanceView:
-        return eventually(lambda: next((each for each in self.aws.market.instances() if each.instance_id == instance_id and each.state == state), None))  # type: ignore[return-value]
+        return eventually(
+            lambda: next(
+                (
+                    each
+                    for each in self.aws.market.instances()
+                    if each.instance_id == instance_id and each.state == state
+                ),
+                None,
+            )
+        )
 
     def an_image(self, program: str, **more: Any) -> str:
         """Register an image whose instances run a Python program."""
         image = f"ami-{uuid.uuid4().hex[:17]}"
-        self.aws.market.register_image(image, ["python", "boot.py"], files={"boot.py": textwrap.dedent(program)}, **more)
+        self.aws.market.register_image(
+            image, ["python", "boot.py"], files={"boot.py": textwrap.dedent(program)}, **more
+        )
         return image
 
     def a_role(self, *statements: Mapping[str, Any], service: str = "lambda.amazonaws.com") -> str:
@@ -80,7 +93,14 @@ class Builder:
             iam.put_role_policy(RoleName=name, PolicyName="policy", PolicyDocument=json.dumps(policy))
         return arn
 
-    def a_function(self, code: str, *statements: Mapping[str, Any], layers: Sequence[str] = (), timeout: int = 10, environment: Mapping[str, str] | None = None) -> str:
+    def a_function(
+        self,
+        code: str,
+        *statements: Mapping[str, Any],
+        layers: Sequence[str] = (),
+        timeout: int = 10,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
         """Create a function `index.handle` from source; returns its ARN."""
         arn: str = self.aws.client("lambda").create_function(
             FunctionName=f"function-{uuid.uuid4().hex[:8]}",
@@ -116,13 +136,15 @@ class Builder:
     def run(self, machine: str, payload: Any = None, **request: Any) -> dict[str, Any]:
         """Start an execution and wait for its end."""
         states = self.aws.client("stepfunctions")
-        arn = states.start_execution(stateMachineArn=machine, input=json.dumps(payload or {}), **request)["executionArn"]
+        arn = states.start_execution(stateMachineArn=machine, input=json.dumps(payload or {}), **request)[
+            "executionArn"
+        ]
 
         def ended() -> dict[str, Any] | None:
             execution: dict[str, Any] = states.describe_execution(executionArn=arn)
             return execution if execution["status"] != "RUNNING" else None
 
-        return eventually(ended)  # type: ignore[return-value]
+        return eventually(ended)
 
 
 def zipped(files: Mapping[str, str]) -> bytes:

@@ -26,7 +26,9 @@ class Inbox:
         self.seen: list[dict[str, Any]] = []
 
     def of(self, kind: str, instance_id: str) -> list[dict[str, Any]]:
-        for message in self._aws.client("sqs").receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get("Messages", []):
+        for message in (
+            self._aws.client("sqs").receive_message(QueueUrl=self._queue, MaxNumberOfMessages=10).get("Messages", [])
+        ):
             self._aws.client("sqs").delete_message(QueueUrl=self._queue, ReceiptHandle=message["ReceiptHandle"])
             self.seen.append(json.loads(message["Body"]))
         return [
@@ -92,7 +94,9 @@ def test_state_changes_are_told_from_birth_to_death(aws: LocalAws, build: Builde
     aws.market.kill(instance.instance_id)
 
     def states() -> set[str]:
-        return {each["detail"]["state"] for each in inbox.of("EC2 Instance State-change Notification", instance.instance_id)}
+        return {
+            each["detail"]["state"] for each in inbox.of("EC2 Instance State-change Notification", instance.instance_id)
+        }
 
     eventually(lambda: states() == {"pending", "running", "shutting-down", "terminated"})
 

@@ -6,7 +6,9 @@ from tests.local.conftest import Builder, zipped
 
 def a_layer(aws: LocalAws, files: dict[str, str]) -> str:
     archive = zipped({f"python/{name}": text for name, text in files.items()})
-    arn: str = aws.client("lambda").publish_layer_version(LayerName="layer", Content={"ZipFile": archive})["LayerVersionArn"]
+    arn: str = aws.client("lambda").publish_layer_version(LayerName="layer", Content={"ZipFile": archive})[
+        "LayerVersionArn"
+    ]
     return arn
 
 
@@ -51,7 +53,8 @@ def test_code_comes_before_layers_and_nothing_leaks_from_this_interpreter(aws: L
         import importlib.util, only_in_layer
         def handle(event, context):
             import index
-            return [importlib.util.find_spec(name) is not None for name in ("boto3", "moto", "pytest", "ministack", "hypercorn")]
+            names = ("boto3", "moto", "pytest", "ministack", "hypercorn")
+            return [importlib.util.find_spec(name) is not None for name in names]
         """,
         layers=[layer],
     )

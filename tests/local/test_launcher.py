@@ -55,12 +55,20 @@ def test_nothing_is_left_after_stop() -> None:
 def test_only_loopback_is_bound() -> None:
     with LocalAws() as aws:
         Builder(aws).an_instance(image=Builder(aws).an_image("import time; time.sleep(600)"))
-        sockets = {os.readlink(each) for pid in carrying(RUN_VARIABLE, aws.folder.name) for each in links(pid.pid)}
+        sockets = {str(each.readlink()) for pid in carrying(RUN_VARIABLE, aws.folder.name) for each in links(pid.pid)}
         listening = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        bound = {fields[1].partition(":")[0] for fields in listening if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets}
+        bound = {
+            fields[1].partition(":")[0]
+            for fields in listening
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets
+        }
         assert bound
         assert all(address.endswith("7F") for address in bound)  # little-endian 127.x.y.z
-        ours6 = [line for line in Path("/proc/net/tcp6").read_text().splitlines()[1:] if f"socket:[{line.split()[9]}]" in sockets]
+        ours6 = [
+            line
+            for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]
+            if f"socket:[{line.split()[9]}]" in sockets
+        ]
         assert ours6 == []
 
 
@@ -77,7 +85,9 @@ def test_two_local_aws_do_not_meet(aws: LocalAws) -> None:
         zones = {each["AvailabilityZone"] for each in other.client("ec2").describe_subnets()["Subnets"]}
         assert zones == {"eu-west-1a", "eu-west-1b", "eu-west-1c"}
         mine = Builder(aws).an_instance().private_address
-        theirs = Builder(other).an_instance(image=Builder(other).an_image("import time; time.sleep(600)")).private_address
+        theirs = (
+            Builder(other).an_instance(image=Builder(other).an_image("import time; time.sleep(600)")).private_address
+        )
         assert mine.split(".")[1] != theirs.split(".")[1]
 
 
@@ -116,7 +126,9 @@ def test_a_living_run_is_not_cleaned_up(aws: LocalAws) -> None:
 
 
 def test_levers_need_the_runs_token(aws: LocalAws) -> None:
-    request = urllib.request.Request(f"{aws.endpoint_url}/_local/stop", data=b"{}", headers={"X-Local-Token": "guessed"})
+    request = urllib.request.Request(
+        f"{aws.endpoint_url}/_local/stop", data=b"{}", headers={"X-Local-Token": "guessed"}
+    )
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request)
 

@@ -130,7 +130,9 @@ def test_the_identity_document_is_signed(aws: LocalAws, instance: InstanceView, 
 
 
 def test_an_instance_profile_gives_credentials_that_are_enforced(aws: LocalAws, build: Builder) -> None:
-    role = build.a_role({"Action": "ec2:DescribeSpotPriceHistory", "Resource": "*"}, service="ec2.amazonaws.com").rsplit("/", 1)[-1]
+    role = build.a_role(
+        {"Action": "ec2:DescribeSpotPriceHistory", "Resource": "*"}, service="ec2.amazonaws.com"
+    ).rsplit("/", 1)[-1]
     iam = aws.client("iam")
     iam.create_instance_profile(InstanceProfileName=f"{role}-profile")
     iam.add_role_to_instance_profile(InstanceProfileName=f"{role}-profile", RoleName=role)

@@ -49,7 +49,9 @@ def template(aws: LocalAws) -> str:
 def a_fleet(template: str, **more: Any) -> dict[str, Any]:
     return {
         "Type": "instant",
-        "LaunchTemplateConfigs": [{"LaunchTemplateSpecification": {"LaunchTemplateId": template, "Version": "$Latest"}}],
+        "LaunchTemplateConfigs": [
+            {"LaunchTemplateSpecification": {"LaunchTemplateId": template, "Version": "$Latest"}}
+        ],
         "TargetCapacitySpecification": {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "spot"},
         **more,
     }
@@ -60,7 +62,8 @@ def tagged(kind: str, **tags: str) -> list[dict[str, Any]]:
 
 
 ANYWHERE = [
-    f"arn:aws:ec2:*:*:{kind}/*" for kind in ("subnet", "network-interface", "volume", "security-group", "launch-template")
+    f"arn:aws:ec2:*:*:{kind}/*"
+    for kind in ("subnet", "network-interface", "volume", "security-group", "launch-template")
 ] + ["arn:aws:ec2:*::image/*"]
 
 
@@ -74,7 +77,10 @@ def test_an_instant_fleet_needs_its_callers_own_run_instances(build: Builder, te
     assert caller.call("create_fleet", **a_fleet(template)) == "UnauthorizedOperation"
     both = Caller(build, {"Action": ["ec2:CreateFleet", "ec2:RunInstances"], "Resource": "*"})
     assert both.call("create_fleet", **a_fleet(template)) == "allowed"
-    assert both.call("create_fleet", **a_fleet(template, TagSpecifications=tagged("instance", a="b"))) == "UnauthorizedOperation"
+    assert (
+        both.call("create_fleet", **a_fleet(template, TagSpecifications=tagged("instance", a="b")))
+        == "UnauthorizedOperation"
+    )
 
 
 def test_tags_asked_for_at_launch_can_be_a_condition(build: Builder) -> None:
@@ -145,6 +151,8 @@ def test_an_instance_profile_needs_pass_role(aws: LocalAws, build: Builder) -> N
 
 @pytest.mark.parametrize("key", ["test", "123456789012"])
 def test_nobody_else_is_the_administrator(aws: LocalAws, key: str) -> None:
-    stranger = boto3.session.Session(key, "guessed", region_name="us-east-1").client("sqs", endpoint_url=aws.endpoint_url)
+    stranger = boto3.session.Session(key, "guessed", region_name="us-east-1").client(
+        "sqs", endpoint_url=aws.endpoint_url
+    )
     with pytest.raises(ClientError, match="security token included in the request is invalid"):
         stranger.list_queues()

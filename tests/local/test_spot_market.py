@@ -33,9 +33,12 @@ def open_market(aws: LocalAws) -> Any:
 
 
 def test_an_instance_is_pending_before_it_runs(aws: LocalAws, build: Builder) -> None:
-    instance = build.an_instance(wait=False)
-    assert instance.state == "pending"
-    assert instance.pids == ()
+    aws.market.set_boot_seconds(1)
+    try:
+        instance = build.an_instance(wait=False)
+    finally:
+        aws.market.set_boot_seconds(0.1)
+    assert (instance.state, instance.pids) == ("pending", ())
     assert build.await_state(instance.instance_id, "running").pids
 
 
@@ -183,7 +186,9 @@ class TestFleets:
     def subnets(self, aws: LocalAws) -> dict[str, str]:
         return {each["AvailabilityZone"]: each["SubnetId"] for each in aws.client("ec2").describe_subnets()["Subnets"]}
 
-    def a_fleet(self, aws: LocalAws, template: str, *pools: tuple[str, str], user_data: str = "", **request: Any) -> dict[str, Any]:
+    def a_fleet(
+        self, aws: LocalAws, template: str, *pools: tuple[str, str], user_data: str = "", **request: Any
+    ) -> dict[str, Any]:
         subnets = self.subnets(aws)
         specification = {"LaunchTemplateId": template, "Version": "$Latest"}
         if user_data:
@@ -211,7 +216,11 @@ class TestFleets:
         aws.market.set_capacity("us-east-1a/*", available=False)
         aws.market.set_capacity("us-east-1b/c5.large", available=False, error_code="MaxSpotInstanceCountExceeded")
         fleet = self.a_fleet(
-            aws, self.a_template(aws), ("us-east-1a", "m5.large"), ("us-east-1b", "c5.large"), ("us-east-1c", "r5.large")
+            aws,
+            self.a_template(aws),
+            ("us-east-1a", "m5.large"),
+            ("us-east-1b", "c5.large"),
+            ("us-east-1c", "r5.large"),
         )
         assert [error["ErrorCode"] for error in fleet["Errors"]] == [
             "InsufficientInstanceCapacity",
@@ -227,8 +236,9 @@ class TestFleets:
         fleet = self.a_fleet(aws, self.a_template(aws), ("us-east-1a", "m5.large"))
         assert fleet["Instances"] == []
         assert [error["ErrorCode"] for error in fleet["Errors"]] == ["InsufficientInstanceCapacity"]
-        on_demand = {"TargetCapacitySpecification": {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "on-demand"}}
-        fleet = self.a_fleet(aws, self.a_template(aws), ("us-east-1a", "m5.large"), **on_demand)
+        on_demand = {"TotalTargetCapacity": 1, "DefaultTargetCapacityType": "on-demand"}
+        pool = ("us-east-1a", "m5.large")
+        fleet = self.a_fleet(aws, self.a_template(aws), pool, TargetCapacitySpecification=on_demand)
         assert fleet["Instances"][0]["Lifecycle"] == "on-demand"
 
     def test_capacity_can_be_counted(self, aws: LocalAws, open_market: None) -> None:
@@ -303,14 +313,20 @@ class TestPrices:
         assert [each["SpotPrice"] for each in one][:-10] == [each["SpotPrice"] for each in other][:-10]
 
     def test_spot_costs_less_than_on_demand_everywhere(self, aws: LocalAws) -> None:
-        history = aws.client("ec2").describe_spot_price_history(ProductDescriptions=["Linux/UNIX"], InstanceTypes=["m5.large"])
-        assert {each["AvailabilityZone"] for each in history["SpotPriceHistory"]} == {f"us-east-1{zone}" for zone in "abc"}
+        history = aws.client("ec2").describe_spot_price_history(
+            ProductDescriptions=["Linux/UNIX"], InstanceTypes=["m5.large"]
+        )
+        assert {each["AvailabilityZone"] for each in history["SpotPriceHistory"]} == {
+            f"us-east-1{zone}" for zone in "abc"
+        }
         assert all(float(each["SpotPrice"]) < 0.096 for each in history["SpotPriceHistory"])
 
 
 def test_instance_types_are_described_as_they_are(aws: LocalAws) -> None:
     types = aws.client("ec2").describe_instance_types(InstanceTypes=["m5.large", "g4dn.xlarge"])["InstanceTypes"]
-    facts = {each["InstanceType"]: (each["VCpuInfo"]["DefaultVCpus"], each["MemoryInfo"]["SizeInMiB"]) for each in types}
+    facts = {
+        each["InstanceType"]: (each["VCpuInfo"]["DefaultVCpus"], each["MemoryInfo"]["SizeInMiB"]) for each in types
+    }
     assert facts == {"m5.large": (2, 8192), "g4dn.xlarge": (4, 16384)}
     with pytest.raises(ClientError, match="InvalidInstanceType"):
         aws.client("ec2").describe_instance_types(InstanceTypes=["m5.gigantic"])
@@ -321,7 +337,7 @@ def test_placement_scores_need_a_choice_of_types(aws: LocalAws) -> None:
         answer = aws.client("ec2").get_spot_placement_scores(
             InstanceTypes=list(types), TargetCapacity=1, SingleAvailabilityZone=True, RegionNames=["us-east-1"]
         )
-        return max(each["Score"] for each in answer["SpotPlacementScores"])
+        return max(int(each["Score"]) for each in answer["SpotPlacementScores"])
 
     assert best("m5.large", "c5.large", "r5.large") > best("m5.large")
 

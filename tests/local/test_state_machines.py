@@ -43,9 +43,7 @@ def queue(build: Builder) -> str:
 
 @pytest.fixture
 def keeper(build: Builder, queue: str) -> str:
-    return build.a_function(
-        KEEPS_TOKEN, {"Action": "sqs:SendMessage", "Resource": "*"}, environment={"QUEUE": queue}
-    )
+    return build.a_function(KEEPS_TOKEN, {"Action": "sqs:SendMessage", "Resource": "*"}, environment={"QUEUE": queue})
 
 
 def a_token(aws: LocalAws, queue: str) -> str:
@@ -124,7 +122,10 @@ def test_starting_again_under_one_name(aws: LocalAws, build: Builder, queue: str
     machine = build.a_state_machine(a_task(keeper, wait=True, TimeoutSeconds=30))
     name = f"agent-1-{uuid.uuid4().hex[:6]}"
     one = states.start_execution(stateMachineArn=machine, name=name, input='{"a": 1}')
-    assert states.start_execution(stateMachineArn=machine, name=name, input='{"a":1}')["executionArn"] == one["executionArn"]
+    assert (
+        states.start_execution(stateMachineArn=machine, name=name, input='{"a":1}')["executionArn"]
+        == one["executionArn"]
+    )
     with pytest.raises(ClientError, match="ExecutionAlreadyExists"):
         states.start_execution(stateMachineArn=machine, name=name, input='{"a": 2}')
     states.send_task_success(taskToken=a_token(aws, queue), output="1")
@@ -139,7 +140,9 @@ def test_many_starts_at_once_give_one_execution(aws: LocalAws, build: Builder, k
     found: list[str] = []
     starters = [
         threading.Thread(
-            target=lambda: found.append(states.start_execution(stateMachineArn=machine, name="same", input="{}")["executionArn"])
+            target=lambda: found.append(
+                states.start_execution(stateMachineArn=machine, name="same", input="{}")["executionArn"]
+            )
         )
         for _ in range(8)
     ]
