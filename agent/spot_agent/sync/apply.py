@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from spot_agent.sync.blocks import HASH_BYTES, block_count, block_length, hash_block
+from spot_agent.sync.blocks import HASH_BYTES, block_count, block_length, hash_block, next_data, zero_hash
 from spot_agent.sync.durable import sync_file_system
 from spot_agent.sync.errors import ImageDamaged
 from spot_agent.sync.frames import Run
@@ -261,10 +261,14 @@ def check_blocks(descriptor: int, key: Key, entry: Entry, indexes: Iterable[int]
     """
     if os.fstat(descriptor).st_size != entry.size:
         raise ImageDamaged(f"{key}: the file does not have the {entry.size} bytes that it should have")
+    data_at = 0
     for index in indexes:
+        start = index * entry.block_size
         length = block_length(index, size=entry.size, block_size=entry.block_size)
-        content = os.pread(descriptor, length, index * entry.block_size)
-        if hash_block(content) != entry.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
+        if data_at <= start:
+            data_at = next_data(descriptor, start)
+        found = zero_hash(length) if data_at >= start + length else hash_block(os.pread(descriptor, length, start))
+        if found != entry.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
             raise ImageDamaged(f"{key}: block {index} is not what was sent")
 
 
@@ -289,11 +293,7 @@ def write_zeros(descriptor: int, offset: int, length: int) -> None:
     """Make bytes zero; holes and what lies behind the end stay holes."""
     end = min(offset + length, os.fstat(descriptor).st_size)
     while offset < end:
-        try:
-            data_at = os.lseek(descriptor, offset, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole from here on
-            return
-        offset = max(offset, data_at)
+        offset = max(offset, next_data(descriptor, offset))
         if offset < end:
             piece = min(_PIECE, end - offset)
             write_fully(descriptor, memoryview(_ZEROS)[:piece], offset)

@@ -11,7 +11,9 @@ it does not flip between two sizes.
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -62,6 +64,16 @@ def block_length(index: int, *, size: int, block_size: int) -> int:
 def zero_hash(length: int) -> bytes:
     """Hash of so many zero bytes."""
     return hash_block(bytes(length))
+
+
+def next_data(descriptor: int, offset: int) -> int:
+    """Where, from `offset` on, a file has content; far behind its end if only a hole is left."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError as beyond:
+        if beyond.errno != errno.ENXIO:
+            raise
+        return 2 * LARGEST_FILE
 
 
 class PartialHashes:

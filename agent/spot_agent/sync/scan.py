@@ -15,7 +15,8 @@ from spot_agent.sync.paths import WatchedPaths
 
 class Signature(NamedTuple):
     """What changes when a file's content changes. The change time can not be set back by a program, unlike the
-    other."""
+    other.
+    """
 
     device: int
     inode: int

@@ -30,6 +30,7 @@ from spot_agent.sync.blocks import (
     block_count,
     choose_block_size,
     hash_block,
+    next_data,
     zero_hash,
 )
 from spot_agent.sync.channel import wait_until
@@ -229,7 +230,8 @@ class _Known:
 
 class GenerationSource:
     """Takes generations. One per agent process; knows the hashes of all it has read, so it re-reads only what
-    changed."""
+    changed.
+    """
 
     def __init__(self, watched: WatchedPaths, *, buffer_bytes: int = 64 << 20) -> None:
         """Keep what is given; nothing is read yet.
@@ -626,22 +628,19 @@ def _segments(
     """Offset, content and wanted length of consecutive parts of a file; no content where there is a hole."""
     step = max(CHUNK_BYTES, block_size, reference.block_size if reference is not None else 0)
     sparse = status.st_blocks * 512 < status.st_size
-    data_at = 0
-    for offset in range(0, status.st_size, step):
-        length = min(step, status.st_size - offset)
+    data_at = offset = 0
+    while offset < status.st_size:
+        rest = status.st_size - offset
         if sparse and data_at <= offset:
-            data_at = _next_data(descriptor, offset)
-        if sparse and data_at >= offset + length:
+            data_at = next_data(descriptor, offset)
+        hole = min(data_at - offset, rest)
+        if hole == rest or hole >= step:
+            length = rest if hole == rest else hole // step * step
             yield offset, None, length
         else:
+            length = min(step, rest)
             yield offset, os.pread(descriptor, length, offset), length
-
-
-def _next_data(descriptor: int, offset: int) -> int:
-    try:
-        return os.lseek(descriptor, offset, os.SEEK_DATA)
-    except OSError:  # ENXIO: only a hole is left
-        return LARGEST_FILE + LARGEST_FILE
+        offset += length
 
 
 def _zero_hashes(length: int, block_size: int) -> list[bytes]:

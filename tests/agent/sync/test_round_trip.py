@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from spot_agent.sync.errors import PathNotWatchable
 from spot_agent.sync.frames import Frame
 from spot_agent.sync.paths import WatchedPaths
+from spot_agent.sync.source import GenerationSource
 from tests.agent.sync.trees import BLOCK, Edit, Pair, a_folder, edits, frames_of, picture, receive
 
 generous = settings(
-    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 fates = st.sampled_from(["carried", "carried", "carried", "lost", "carried after a restart of the standby"])
 
@@ -30,12 +31,14 @@ def pair() -> Iterator[Pair]:
 
 
 @generous
-@given(st.lists(st.tuples(fates, st.lists(edits, max_size=12)), min_size=1, max_size=4))
-def test_the_standby_has_what_the_primary_has_after_any_edits(rounds: list[tuple[str, list[Edit]]]) -> None:
+@given(st.lists(edits, min_size=6, max_size=20), st.lists(st.tuples(fates, st.lists(edits, max_size=8)), max_size=4))
+def test_the_standby_has_what_the_primary_has_after_any_edits(
+    first: list[Edit], rounds: list[tuple[str, list[Edit]]]
+) -> None:
     with a_folder() as folder:
         pair = Pair(folder)
         pair.here.mkdir()
-        for fate, batch in [*rounds, ("carried", [])]:
+        for fate, batch in [("carried", first), *rounds, ("carried", [])]:
             for edit in batch:
                 edit.apply(pair.here)
             if fate == "lost":
@@ -149,7 +152,7 @@ def test_a_growing_file_changes_its_block_size_without_being_sent_again(pair: Pa
         file.write(b"changed")
 
     assert _content_bytes(pair) < 300_000
-    assert picture(pair.there).keys() == picture(pair.here).keys()
+    assert (pair.there / "growing").stat().st_size == (pair.here / "growing").stat().st_size
     pair.store.verify()
 
 
@@ -170,10 +173,6 @@ def test_a_promoted_standby_reuses_its_hashes(pair: Pair) -> None:
     pair.carry()
     manifest = pair.store.release()
     assert manifest is not None
-    promoted = Pair.__new__(Pair)
-    promoted.folder = pair.folder
-
-    from spot_agent.sync.source import GenerationSource  # noqa: PLC0415
 
     source = GenerationSource(WatchedPaths.of([pair.there]))
     source.adopt(manifest)

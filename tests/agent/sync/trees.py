@@ -27,23 +27,22 @@ type Picture = dict[bytes, tuple[object, ...]]
 def picture(root: Path) -> Picture:
     """Everything about a tree that has to be equal on both sides."""
     seen: Picture = {}
-    pending = [b""]
-    top = os.fsencode(root)
+    pending = [root]
     while pending:
-        relative = pending.pop()
-        place = top + relative
+        place = pending.pop()
         try:
-            status = os.lstat(place)
+            status = place.lstat()
         except FileNotFoundError:
             continue
+        name = os.fsencode(place.relative_to(root))
         facts: tuple[object, ...] = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns)
         if stat.S_ISDIR(status.st_mode):
-            seen[relative] = ("folder", *facts)
-            pending += [relative + b"/" + name for name in os.listdir(place)]
+            seen[name] = ("folder", *facts)
+            pending += place.iterdir()
         elif stat.S_ISLNK(status.st_mode):
-            seen[relative] = ("link", *facts, os.readlink(place))
+            seen[name] = ("link", *facts, str(place.readlink()))
         elif stat.S_ISREG(status.st_mode):
-            seen[relative] = ("file", *facts, Path(os.fsdecode(place)).read_bytes())
+            seen[name] = ("file", *facts, place.read_bytes())
     return seen
 
 
@@ -119,26 +118,28 @@ sizes = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 5 * BLOCK
 fillings = st.sampled_from([b"\0", b"a", b"bc", b"0123456789abcdef!"])
 contents = st.builds(lambda filling, size: (filling * size)[:size], fillings, sizes)
 places = st.integers(0, 30)
-kinds = st.sampled_from([
-    "write",
-    "write",
-    "patch",
-    "patch",
-    "append",
-    "truncate",
-    "hole",
-    "insert",
-    "remove",
-    "folder",
-    "link",
-    "rename",
-    "swap",
-    "chmod",
-    "chown",
-    "replace",
-    "hard_link",
-    "touch",
-])
+kinds = st.sampled_from(
+    [
+        "write",
+        "write",
+        "patch",
+        "patch",
+        "append",
+        "truncate",
+        "hole",
+        "insert",
+        "remove",
+        "folder",
+        "link",
+        "rename",
+        "swap",
+        "chmod",
+        "chown",
+        "replace",
+        "hard_link",
+        "touch",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -157,45 +158,46 @@ class Edit:
         with suppress(OSError, shutil.Error):
             getattr(self, f"_{self.kind}")(root)
 
-    def _pick(self, root: Path, number: int, *, folders: bool = False) -> bytes:
-        top = os.fsencode(root)
-        found = [top]
-        for where, inside, files in os.walk(top):
-            found += [where + b"/" + name for name in (inside if folders else (*inside, *files))]
+    def _pick(self, root: Path, number: int, *, folders: bool = False) -> Path:
+        found = [root]
+        for where, inside, files in root.walk():
+            found += [where / name for name in (inside if folders else (*inside, *files))]
         return sorted(found)[number % len(found)]
 
-    def _file(self, root: Path) -> bytes:
-        place = self._pick(root, self.place)
-        return place if Path(os.fsdecode(place)).is_file() else self._new(root)
+    def _file(self, root: Path) -> Path:
+        files = sorted(where / name for where, _, names_here in root.walk() for name in names_here)
+        files = [file for file in files if file.is_file() and not file.is_symlink()]
+        if files:
+            return files[self.place % len(files)]
+        self._write(root)
+        return self._new(root)
 
-    def _new(self, root: Path) -> bytes:
-        return self._pick(root, self.place, folders=True) + b"/" + self.name
+    def _new(self, root: Path) -> Path:
+        return self._pick(root, self.place, folders=True) / os.fsdecode(self.name)
 
     def _write(self, root: Path) -> None:
-        with open(self._new(root), "wb") as file:
-            file.write(self.content)
+        self._new(root).write_bytes(self.content)
 
     def _patch(self, root: Path) -> None:
-        with open(self._file(root), "r+b") as file:
+        with self._file(root).open("r+b") as file:
             file.seek(self.number % (6 * BLOCK))
             file.write(self.content[: self.number % (2 * BLOCK)])
 
     def _append(self, root: Path) -> None:
-        with open(self._file(root), "ab") as file:
+        with self._file(root).open("ab") as file:
             file.write(self.content)
 
     def _truncate(self, root: Path) -> None:
         os.truncate(self._file(root), self.number % (6 * BLOCK))
 
     def _hole(self, root: Path) -> None:
-        with open(self._file(root), "ab") as file:
+        with self._file(root).open("ab") as file:
             file.truncate(file.tell() + self.number)
             file.seek(0, os.SEEK_END)
             file.write(self.content[:10])
 
     def _insert(self, root: Path) -> None:
-        place = self._file(root)
-        with open(place, "r+b") as file:
+        with self._file(root).open("r+b") as file:
             old = file.read()
             at = self.number % (len(old) + 1)
             file.seek(0)
@@ -203,34 +205,34 @@ class Edit:
 
     def _remove(self, root: Path) -> None:
         place = self._pick(root, self.place)
-        if os.path.isdir(place) and not os.path.islink(place):
+        if _is_folder(place):
             shutil.rmtree(place)
         else:
-            os.unlink(place)
+            place.unlink()
 
     def _folder(self, root: Path) -> None:
-        os.mkdir(self._new(root))
+        self._new(root).mkdir()
 
     def _link(self, root: Path) -> None:
-        os.symlink([b"a", b"../outside", b"/etc", b"dangling\xff"][self.number % 4], self._new(root))
+        self._new(root).symlink_to(["a", "../outside", "/etc", "dangling\udcff"][self.number % 4])
 
     def _rename(self, root: Path) -> None:
-        os.rename(self._pick(root, self.other), self._new(root))
+        self._pick(root, self.other).rename(self._new(root))
 
     def _swap(self, root: Path) -> None:
         one, other = self._pick(root, self.place), self._pick(root, self.other)
-        aside = os.fsencode(root) + b".aside"
-        os.rename(one, aside)
+        aside = root.with_name("aside")
+        one.rename(aside)
         try:
-            os.rename(other, one)
-            os.rename(aside, other)
+            other.rename(one)
+            aside.rename(other)
         except OSError:
-            os.rename(aside, one)
+            aside.rename(one)
 
     def _chmod(self, root: Path) -> None:
         place = self._pick(root, self.place)
-        if not os.path.islink(place):
-            os.chmod(place, self.number & 0o7777)
+        if not place.is_symlink():
+            place.chmod(self.number & 0o7777)
 
     def _chown(self, root: Path) -> None:
         os.chown(self._pick(root, self.place), self.number % 50_000, 7, follow_symlinks=False)
@@ -238,22 +240,23 @@ class Edit:
     def _replace(self, root: Path) -> None:
         """Another kind of thing takes the place."""
         place = self._pick(root, self.place)
-        if place == os.fsencode(root):
-            return
-        was_folder = os.path.isdir(place) and not os.path.islink(place)
+        was_folder = _is_folder(place)
         self._remove(root)
-        if was_folder:
-            with open(place, "wb") as file:
-                file.write(self.content)
+        if was_folder and place != root:
+            place.write_bytes(self.content)
         else:
-            os.mkdir(place)
+            place.mkdir()
 
     def _hard_link(self, root: Path) -> None:
-        os.link(self._file(root), self._new(root))
+        self._new(root).hardlink_to(self._file(root))
 
     def _touch(self, root: Path) -> None:
         when = self.number * 1_000_003
         os.utime(self._pick(root, self.place), ns=(when, when), follow_symlinks=False)
+
+
+def _is_folder(place: Path) -> bool:
+    return place.is_dir() and not place.is_symlink()
 
 
 edits = st.builds(
