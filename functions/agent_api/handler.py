@@ -110,7 +110,7 @@ def command_result(agent_id: AgentId, command_id: CommandId, body: CommandResult
 
 @api.post("/api/agents/<agent_id>/log-tail", summary="Ask where the log's tail may be put", tags=["agents"])
 def log_tail(agent_id: AgentId, body: LogTailRequest) -> LogTailAnswer:
-    """A URL that takes one PUT, encrypted at rest, for five minutes; of exactly `size_bytes` where that is given."""
+    """A URL that takes one PUT, encrypted at rest, for five minutes, of exactly `size_bytes`."""
     destination = wiring.log_tails().destination(
         agent_id=agent_id,
         instance_id=callers.as_agent(api.caller, agent_id),

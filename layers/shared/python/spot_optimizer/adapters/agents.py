@@ -46,6 +46,7 @@ class AgentRow(Model):
     active_replica_id = UnicodeAttribute(null=True)
     claim_epoch = NumberAttribute()
     claim_attempt = NumberAttribute()
+    claim_handovers_before = NumberAttribute()
     claim_open = BooleanAttribute()
     claim_urgency = NumberAttribute()
     claim_signal = UnicodeAttribute(null=True)

@@ -34,18 +34,20 @@ class S3LogTails:
         self._clients = clients
         self._bucket = bucket
 
-    def destination(self, *, agent_id: str, instance_id: str, size_bytes: int | None, now: datetime) -> Destination:
+    def destination(self, *, agent_id: str, instance_id: str, size_bytes: int, now: datetime) -> Destination:
         """Sign one upload of exactly this size, encrypted at rest."""
         signed: dict[str, Any] = {
             "Bucket": self._bucket(),
             "Key": f"{PREFIX}/{agent_id}/{instance_id}/{now:%Y%m%dT%H%M%S}Z.jsonl",
             "ContentType": "application/x-ndjson",
             "ServerSideEncryption": "AES256",
+            "ContentLength": size_bytes,
         }
-        headers = {"content-type": "application/x-ndjson", "x-amz-server-side-encryption": "AES256"}
-        if size_bytes is not None:
-            signed["ContentLength"] = size_bytes
-            headers["content-length"] = str(size_bytes)
+        headers = {
+            "content-type": "application/x-ndjson",
+            "content-length": str(size_bytes),
+            "x-amz-server-side-encryption": "AES256",
+        }
         url = self._clients.s3.generate_presigned_url(
             "put_object", Params=signed, ExpiresIn=int(VALID_FOR.total_seconds()), HttpMethod="PUT"
         )

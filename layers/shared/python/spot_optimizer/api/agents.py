@@ -32,6 +32,7 @@ from spot_optimizer.domain.orders import Orders, Role
 from spot_optimizer.errors import InvalidRequest
 
 SHORTEST_KEY = 32
+LARGEST_TAIL = 2**20
 
 
 class RegisterRequest(Body):
@@ -100,7 +101,7 @@ class RegisterRequest(Body):
         for name in ("launch_template_id", "instance_types", "subnet_ids"):
             if not getattr(self, name):
                 raise InvalidRequest(
-                    f"'{name}' is missing; a new agent says from what and where to launch replicas",
+                    f"'{name}' is missing; a new agent says from what, and where, replicas launch",
                     field=name,
                     expected="a launch template id, and at least one instance type and one subnet id",
                 )
@@ -307,7 +308,7 @@ class CommandResultRequest(Body):
 class LogTailRequest(Body):
     """The agent wants to put the tail of its log somewhere."""
 
-    size_bytes: Annotated[Number | None, Field(le=2**20)] = None
+    size_bytes: Annotated[Number, Field(le=LARGEST_TAIL, description="Exactly so many bytes may be put there.")]
 
 
 class LogTailAnswer(Answer):
