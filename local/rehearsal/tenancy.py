@@ -16,7 +16,7 @@ from local.launcher import LocalAws
 REPOSITORY = Path(__file__).resolve().parents[2]
 ASSEMBLY = REPOSITORY / "build" / "cdk.out"
 ALLOWED_TAG = "spot-optimizer:client"
-_TIMEOUT_SECONDS = 10.0
+_TIMEOUT_SECONDS = 60.0
 
 
 class ApiRefused(Exception):
