@@ -131,6 +131,10 @@ class ControlPlane:
         """Say that an interruption has become likely."""
         return self._post(self._path("create-emergency-replica"), body)
 
+    def answer_command(self, command_id: str, body: Mapping[str, Any]) -> Answer:
+        """Say how a command ended."""
+        return self._post(self._path(f"commands/{command_id}/result"), body)
+
     def submit(self, report: Report) -> Answer:
         """Hand in a report that was kept."""
         return self._post(self._path(report.path), report.body, key=report.key)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 from spot_agent import wire
@@ -65,7 +66,6 @@ from spot_optimizer.domain.protocol import (
     Thaw,
     Tick,
     UnreadyAnswered,
-    WorkloadStopped,
 )
 from spot_optimizer.domain.retired import Retired
 from spot_optimizer.domain.signals import SignalType
@@ -143,6 +143,10 @@ class Runtime:
         self._background = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._sync_reported_at = float("-inf")
         self._sync_reporting = False
+        self._ticked_at = float("-inf")
+        self._life_sign_at = float("-inf")
+        self._leaving = False
+        self._commands_answered: set[str] = set()
 
     def run(self) -> None:
         """Drive the protocol until it is told to leave, and leave.
@@ -154,26 +158,29 @@ class Runtime:
         self._parts.shipper.begin()
         self._parts.notices.begin()
         self._heartbeats.begin()
-        ticked_at = signed_at = float("-inf")
         while not self._stopping.is_set():
-            try:
-                event = self._events.get(timeout=_TICK_SECONDS)
-            except queue.Empty:
-                event = Tick()
-            self._take(event)
-            now = boot_clock()
-            if isinstance(event, Tick):
-                ticked_at = now
-            elif now - ticked_at >= _TICK_SECONDS:
-                ticked_at = now
-                self._take(Tick())
-            if now - signed_at >= _LIFE_SIGN_SECONDS:
-                signed_at = now
-                self._give_life_sign()
-            self._report_sync(now)
-            if self._failure is not None:
-                raise self._failure
+            self._turn()
         self._leave()
+
+    def _turn(self) -> None:
+        """Take the next event, and whatever time has brought since the last."""
+        try:
+            event = self._events.get(timeout=_TICK_SECONDS)
+        except queue.Empty:
+            event = Tick()
+        self._take(event)
+        now = boot_clock()
+        if not isinstance(event, Tick) and now - self._ticked_at >= _TICK_SECONDS:
+            event = Tick()
+            self._take(event)
+        if isinstance(event, Tick):
+            self._ticked_at = now
+        if now - self._life_sign_at >= _LIFE_SIGN_SECONDS:
+            self._life_sign_at = now
+            self._give_life_sign()
+        self._report_sync(now)
+        if self._failure is not None:
+            raise self._failure
 
     # -- one event
 
@@ -216,6 +223,8 @@ class Runtime:
     def _perform_on_workload(self, action: Start | Stop | Freeze | Thaw | SetFence, epoch: int) -> None:
         serving, shipper = self._parts.serving, self._parts.shipper
         match action:
+            case Start() | Thaw() if self._leaving:
+                log.info("not started: the agent leaves", extra={"epoch": action.epoch})
             case Start(new_epoch, restore):
                 shipper.rest(resting=False)
                 serving.start(new_epoch, restore=restore)
@@ -338,8 +347,19 @@ class Runtime:
                     return
                 self._events.put(OrdersReceived(number, sent_at, orders))
                 self._parts.shipper.pace(orders.sync_interval_seconds)
+                self._answer_commands(body)
             case _:
                 self._tell(answer)
+
+    def _answer_commands(self, body: Mapping[str, Any]) -> None:
+        """Say of each pending command that this version does not know it, so that it does not wait for ever."""
+        for command_id in wire.parse_command_ids(body):
+            if command_id not in self._commands_answered:
+                self._commands_answered.add(command_id)
+                self._requests.submit(self._guarded, partial(self._answer_command, command_id))
+
+    def _answer_command(self, command_id: str) -> None:
+        self._tell(self._parts.control_plane.answer_command(command_id, wire.UNKNOWN))
 
     def _report_sync(self, now: float) -> None:
         state = self._state
@@ -388,20 +408,25 @@ class Runtime:
     def _leave(self) -> None:
         """SIGTERM: the workload ends in good order, and what it wrote last is shipped, while the supervisor waits."""
         log.info("leaving", extra={"role": role_of(self._state), "epoch": self._state.epoch})
-        self._parts.notices.close()
-        self._parts.shipper.close()
-        self._parts.serving.stop("the agent was told to end")
-        if not self._parts.serving.await_stopped(_LAST_STOP_SECONDS):
+        parts = self._parts
+        self._leaving = True
+        give_up_at = boot_clock() + _LAST_STOP_SECONDS
+        parts.serving.stop("the agent was told to end")
+        while parts.serving.running and boot_clock() < give_up_at:
+            self._turn()  # the lease goes on being renewed while the workload takes its time to stop
+        if parts.serving.running:
             log.error("the workload does not end; leaving it to the supervisor")
-        elif isinstance(self._state, Primary):
-            self._state = decide(self._state, WorkloadStopped("the agent was told to end"), boot_clock())[0]
-            if self._parts.shipper.ship_last(_LAST_GENERATION_SECONDS):
-                log.info("last generation shipped")
+        parts.notices.close()
+        parts.shipper.close()
+        if not parts.serving.running and parts.shipper.ship_last(_LAST_GENERATION_SECONDS):
+            log.info("last generation shipped")
+        while not self._events.empty():
+            self._turn()
         self._heartbeats.close()
-        self._tell(self._parts.control_plane.heartbeat(self._compose_heartbeat()))
-        self._parts.receiver.stop()
-        self._parts.parting.flush()
-        self._parts.serving.close()
+        self._tell(parts.control_plane.heartbeat(self._compose_heartbeat()))
+        parts.receiver.stop()
+        parts.parting.flush()
+        parts.serving.close()
 
 
 def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:

@@ -30,6 +30,7 @@ _SHIP_SECONDS: Final = 3600.0
 """Bounds one generation; a link that has died is noticed long before, by its silence."""
 
 _FINAL_SECONDS: Final = 60.0
+_SILENCE_SECONDS: Final = 3.0
 _LEASE_ANSWER_SECONDS: Final = 2.0
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LONGEST_RETRY_SECONDS: Final = 2.0
@@ -257,6 +258,7 @@ class Shipper:
                 epoch=destination.epoch,
                 on_link=on_link,
                 recall=self._source.recall,
+                silence_seconds=_SILENCE_SECONDS,
             )
         except (LinkDown, PeerNotTrusted, VersionNotSpoken) as error:
             log.info("no link to the standby yet", extra={"replica_id": destination.replica_id, "error": str(error)})

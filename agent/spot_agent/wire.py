@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from spot_agent import __version__
 from spot_agent.imds import Addresses, InstanceIdentity
@@ -15,6 +15,8 @@ from spot_optimizer.domain.orders import HandoverView, Orders, Peer, Role
 from spot_optimizer.domain.protocol import Commit, ReportReady
 from spot_optimizer.domain.replicas import ReplicaState
 from spot_optimizer.domain.signals import SignalType
+
+UNKNOWN: Final[Mapping[str, Any]] = {"outcome": "failed", "detail": "this version of the agent knows no such command"}
 
 
 class AnswerNotUnderstood(ValueError):
@@ -154,6 +156,16 @@ def parse_orders(answer: Mapping[str, Any]) -> Orders:
         )
     except (LookupError, TypeError, ValueError) as error:
         raise AnswerNotUnderstood(f"the answer to a heartbeat is not understood: {error!r}") from error
+
+
+def parse_command_ids(answer: Mapping[str, Any]) -> tuple[str, ...]:
+    """The commands that the answer to a heartbeat says are pending; malformed ones are passed over."""
+    commands = answer.get("commands")
+    if not isinstance(commands, list):
+        return ()
+    return tuple(
+        str(command["command_id"]) for command in commands if isinstance(command, dict) and "command_id" in command
+    )
 
 
 def _parse_peer(said: Mapping[str, Any]) -> Peer:

@@ -20,6 +20,9 @@ WORKLOAD = """
 import os, sys, time
 epoch, live, writes = os.environ["SPOT_EPOCH"], sys.argv[1], sys.argv[2]
 os.makedirs(live, exist_ok=True)
+for left in ("frozen", "is_frozen"):  # a start takes a freeze back
+    if os.path.exists(f"{live}/{left}"):
+        os.unlink(f"{live}/{left}")
 numbers = open(f"{live}/numbers", "a+")
 numbers.seek(0)
 last = int((numbers.read().split() or ["0"])[-1])
@@ -130,6 +133,7 @@ class InstanceRig:
 
     def terminate(self, timeout_seconds: float = 20) -> int:
         assert self.supervisor is not None
+        wait_until(lambda: self.logged("agent begins"))
         self.supervisor.terminate()
         status = self.supervisor.wait(timeout_seconds)
         self.supervisor = None
