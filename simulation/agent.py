@@ -1,0 +1,679 @@
+"""An agent's process: the product's own `decide`, driven as its own loop drives it, which can die between any two steps.
+
+Mirrors `spot_agent.runtime` and the parts that it drives. What an action takes (threads, HTTP, TLS, disks) is modelled;
+what is decided, and what is taken up again after a restart (`spot_agent.joining.resume`), is not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from simulation import api
+from simulation.machine import Image, Machine, Serving
+from simulation.network import CONTROL_PLANE, Link
+from spot_agent.joining import resume
+from spot_agent.runtime import decide, role_of
+from spot_agent.workload import WorkloadStatus
+from spot_optimizer.domain.orders import Peer, Role
+from spot_optimizer.domain.primary import Primary, Workload
+from spot_optimizer.domain.protocol import (
+    Abort,
+    AbortAnswered,
+    Action,
+    AnswerLease,
+    AskLease,
+    Beat,
+    Commit,
+    CommitAnswered,
+    Connect,
+    Covered,
+    Disconnect,
+    EpochOver,
+    Event,
+    FlushTail,
+    Freeze,
+    GenerationCommitted,
+    LeaseAnswered,
+    LeaseAsked,
+    LinkChanged,
+    Listen,
+    NoticeRead,
+    OrdersReceived,
+    Outcome,
+    Pace,
+    ReadyAnswered,
+    RebalanceRead,
+    Remember,
+    ReportNotice,
+    ReportReady,
+    ReportRebalance,
+    ReportSilent,
+    ReportUnready,
+    SetFence,
+    ShipFinal,
+    ShippingFailed,
+    Start,
+    Stop,
+    Thaw,
+    Tick,
+    UnreadyAnswered,
+)
+from spot_optimizer.domain.retired import Retired
+from spot_optimizer.domain.standby import Standby
+from spot_optimizer.errors import OutcomeUnknown, SpotOptimizerError, StaleEpoch, Transient
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+REQUEST_SECONDS = 3.0
+TICK_SECONDS = 0.25
+IDLE_TICK_SECONDS = 1.0
+BEATS_IN_FLIGHT = 3
+PROGRESS_SECONDS = 10.0
+FINAL_SECONDS = 60.0
+LEASE_ANSWER_SECONDS = 2.0
+
+State = Primary | Standby | Retired
+Answer = Callable[[Any, SpotOptimizerError | None], None]
+
+
+class AgentProcess:
+    """One run of the agent on one machine; a restart is another one.
+
+    Attributes:
+        alive: The process exists.
+        paused: It exists and does nothing; what reaches it waits.
+    """
+
+    def __init__(self, world: World, machine: Machine, *, replica_id: str | None = None) -> None:
+        self.world = world
+        self.kernel = world.kernel
+        self.machine = machine
+        self.instance_id = machine.instance_id
+        self.alive = True
+        self.paused = False
+        self.state: State | None = None
+        self._replica_to_join = replica_id
+        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._serving = Serving(
+            machine, self._emit, start_fails=self._start_fails, on_restored=world.ledger.check_restored
+        )
+        self._beat_every = 5.0
+        self._beat_number = 0
+        self._beats_in_flight = 0
+        self._beat_wanted = False
+        self._beat_sent_at = float("-inf")
+        self._beat_alarm_at = float("inf")
+        self._notice_check = 5.0
+        self._listening_to: Peer | None = None
+        self._destination: tuple[Peer, int] | None = None
+        self.link: Link | None = None
+        self._final: ShipFinal | None = None
+        self._resting = False
+        self._shipping = False
+        self._ship_turn = 0
+        self._covered: Covered | None = None
+        self._progress_at = float("-inf")
+        self._sync_interval = 1.0
+
+    # --- life ---
+
+    def begin(self) -> None:
+        self.machine.workload.emit = self._emit
+        if self.machine.disk.memory.agent_id is None:
+            self._join()
+        else:
+            self._resume()
+
+    def _join(self) -> None:
+        if self._replica_to_join is None:
+            raise AssertionError("an instance without a replica to join")
+        world, replica_id = self.world, self._replica_to_join
+        row = api.standby_row(
+            world.agent_id,
+            replica_id,
+            instance_id=self.instance_id,
+            pool_id=self.machine.pool_id,
+            epoch=0,
+            now=self.machine.wall_clock,
+        )
+
+        def joined(epoch: Any, failure: SpotOptimizerError | None) -> None:
+            if failure is None:
+                self._change_memory(agent_id=world.agent_id, epoch=epoch, role=Role.RETIRED)
+                self._resume()
+            else:
+                self.kernel.tell(self.instance_id, "can not join: %s", type(failure).__name__)
+                self.kernel.after(self.kernel.between(1.0, 4.0), self._unless_gone, self._join)
+
+        self._request(
+            "join", lambda plane: api.join(plane, world.agent_id, replica_id=replica_id, instance=row), joined
+        )
+
+    def _resume(self) -> None:
+        disk, workload = self.machine.disk, self.machine.workload
+        memory = disk.memory
+        if workload.running and not (memory.role == Role.PRIMARY and workload.epoch == memory.epoch):
+            workload.end("it runs under an epoch that is over", told=False)
+        if memory.restored_epoch is not None and memory.restored_epoch == memory.epoch:
+            disk.image = None
+        held = None if disk.image is None else _as_event(disk.image)
+        status = WorkloadStatus(running=workload.running, epoch=workload.epoch, deadline=workload.deadline)
+        self.state = resume(memory, status, held, now=self.machine.boot_clock)
+        self.kernel.tell(self.instance_id, "agent runs as %s, epoch %s", role_of(self.state), self.state.epoch)
+        self._beat_wanted = True
+        self._beat()
+        self._tick()
+        self.look_for_notices()
+
+    def end(self, reason: str) -> None:
+        """Killed: everything but the disk, the workload and the fence is gone."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.kernel.tell(self.instance_id, "AGENT ENDS: %s", reason)
+        self._serving.close()
+        self._waiting.clear()
+        if self.link is not None:
+            self.link.broken(slowly=not self.machine.alive)
+
+    def pause(self, *, paused: bool) -> None:
+        if not self.alive or self.paused == paused:
+            return
+        self.paused = paused
+        self.kernel.tell(self.instance_id, "agent %s", "paused" if paused else "continues")
+        while not self.paused and self._waiting and self.alive:
+            act, arguments = self._waiting.popleft()
+            act(*arguments)
+
+    def _unless_gone(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Do something now; if the process is paused, when it continues; if it is gone, never."""
+        if not self.alive:
+            return
+        if self.paused:
+            self._waiting.append((act, arguments))
+        else:
+            act(*arguments)
+
+    def _later(self, delay: float, act: Callable[..., None], *arguments: Any) -> None:
+        self.kernel.after(delay, self._unless_gone, act, *arguments)
+
+    # --- events and actions ---
+
+    def _emit(self, event: Event) -> None:
+        self._later(0.0005, self._take, event)
+
+    def _take(self, event: Event) -> None:
+        before = self.state
+        if before is None:
+            return
+        self.world.cover_event(before, event)
+        self.state, actions = decide(before, event, self.machine.boot_clock)
+        if type(before) is not type(self.state):
+            self.kernel.tell(self.instance_id, "becomes %s at epoch %s", role_of(self.state), self.state.epoch)
+        for action in actions:
+            if self.world.strikes(self, f"agent:{type(action).__name__}"):
+                return
+            self._perform(action, before)
+            if self.world.strikes(self, f"agent:{type(action).__name__}!"):
+                return
+        if isinstance(event, LeaseAsked) and not any(isinstance(action, AnswerLease) for action in actions):
+            self._answer_lease(AnswerLease(event.request, granted=False, reason="this is no standby now"))
+        if isinstance(event, Covered):
+            first = self._covered is None
+            self._covered = event
+            if first:
+                self._progress_at = float("-inf")
+        self._report_progress()
+
+    def _tick(self) -> None:
+        if not self.alive:
+            return
+        if not self.paused:
+            self._take(Tick())
+        self.kernel.after(self.machine.true_delay(self._tick_interval()), self._tick)
+
+    def _tick_interval(self) -> float:
+        # Where nothing is under way a tick changes nothing, and is skipped: see tests/simulation.
+        state = self.state
+        if isinstance(state, Retired):
+            return 5.0
+        if isinstance(state, Primary) and state.bound is None and state.standby is None and state.frozen_for is None:
+            settled = state.confirmed and state.workload is Workload.RUNNING
+            return IDLE_TICK_SECONDS if settled else TICK_SECONDS
+        return TICK_SECONDS
+
+    def _perform(self, action: Action, decided_in: State) -> None:  # noqa: C901 - one flat case per action
+        epoch = decided_in.epoch
+        kernel = self.kernel
+        match action:
+            case Remember():
+                self._remember(action)
+            case Beat():
+                self._beat_wanted = True
+                self._later(0.0, self._beat)
+            case Pace(heartbeat_seconds, notice_check_seconds):
+                self._beat_every = heartbeat_seconds
+                self._notice_check = min(notice_check_seconds, 5.0)
+                self._beat_later()
+            case AnswerLease():
+                self._answer_lease(action)
+            case AskLease():
+                self._ask_lease(action, epoch)
+            case Start(new_epoch, restore):
+                kernel.tell(self.instance_id, "starts the workload under epoch %s", new_epoch)
+                self._rest(resting=False)
+                self._serving.start(new_epoch, restore=restore)
+            case Stop(reason):
+                kernel.tell(self.instance_id, "stops the workload: %s", reason)
+                self._serving.stop(reason)
+            case Freeze(handover_id):
+                kernel.tell(self.instance_id, "freezes for %s", handover_id)
+                self._rest(resting=True)
+                self._serving.freeze(handover_id)
+            case Thaw(new_epoch):
+                kernel.tell(self.instance_id, "thaws")
+                self.world.invariants.check_thaw(self.instance_id, decided_in)
+                self._rest(resting=False)
+                self._serving.thaw(new_epoch)
+            case SetFence(deadline):
+                self._serving.fence(epoch, deadline)
+            case Connect(peer):
+                self._connect_to(peer, epoch)
+            case Listen(peer):
+                self._listening_to = peer
+            case Disconnect():
+                self._listening_to = None
+                self._destination = None
+                self._covered = None
+                self._drop_link()
+            case ShipFinal():
+                kernel.tell(self.instance_id, "ships the final generation of %s", action.handover_id)
+                self._final = action
+                self._ship()
+            case FlushTail():
+                pass
+            case _:
+                self._perform_request(action, decided_in)
+
+    def _remember(self, remembered: Remember) -> None:
+        fields = ("readiness", "granting", "refused_at_readiness", "role", "epoch")
+        changes = {name: value for name in fields if (value := getattr(remembered, name)) is not None}
+        if remembered.role == Role.STANDBY and isinstance(self.state, Standby):
+            changes = {"granting": None, "refused_at_readiness": None, "replica_id": self.state.replica_id, **changes}
+        self._change_memory(**changes)
+
+    def _change_memory(self, **changes: Any) -> None:
+        self.machine.disk.memory = replace(self.machine.disk.memory, **changes)
+
+    # --- requests ---
+
+    def _perform_request(self, action: Action, state: State) -> None:
+        caller = api.Caller(self.world.agent_id, self.instance_id, state.epoch)
+        tell = self.kernel.tell
+        match action:
+            case ReportReady(replica_id, readiness, lag_seconds, covered_until, _):
+                tell(self.instance_id, "reports %s ready (%s)", replica_id, readiness)
+                self._request(
+                    "ready",
+                    lambda plane: api.ready(
+                        plane,
+                        caller,
+                        replica_id=replica_id,
+                        readiness=readiness,
+                        lag_seconds=lag_seconds,
+                        covered_until=covered_until,
+                    ),
+                    self._concluding(lambda outcome, _: ReadyAnswered(replica_id, readiness, outcome)),
+                )
+            case ReportUnready(replica_id, readiness):
+                tell(self.instance_id, "takes readiness of %s back (%s)", replica_id, readiness)
+                self._request(
+                    "unready",
+                    lambda plane: api.unready(plane, caller, replica_id=replica_id, readiness=readiness),
+                    self._concluding(lambda outcome, _: UnreadyAnswered(replica_id, readiness, outcome)),
+                )
+            case Commit(handover_id, basis, readiness, _, covered_until):
+                tell(self.instance_id, "asks for promotion by %s on %s (%s)", handover_id, basis, readiness)
+                self.world.invariants.check_commit_asked(self.instance_id, basis)
+                self._request(
+                    "commit",
+                    lambda plane: api.commit(
+                        plane,
+                        caller,
+                        handover_id=handover_id,
+                        basis=basis,
+                        readiness=readiness,
+                        covered_until=covered_until,
+                    ),
+                    self._concluding(lambda outcome, epoch: CommitAnswered(handover_id, outcome, epoch)),
+                )
+            case Abort(handover_id):
+                tell(self.instance_id, "asks to abort %s", handover_id)
+                self._request(
+                    "abort",
+                    lambda plane: api.abort(plane, caller, handover_id=handover_id),
+                    self._concluding(lambda outcome, _: AbortAnswered(handover_id, outcome)),
+                )
+            case ReportNotice(deadline):
+                self._request("notice", lambda plane: api.notice(plane, caller, deadline=deadline), self._telling)
+            case ReportRebalance():
+                self._request("rebalance", lambda plane: api.rebalance(plane, caller), self._telling)
+            case ReportSilent():
+                if isinstance(state, Standby) and state.peer is not None:
+                    primary = state.peer.instance_id
+                    tell(self.instance_id, "reports %s silent", primary)
+                    self._request(
+                        "silent", lambda plane: api.silent(plane, caller, primary_instance_id=primary), self._telling
+                    )
+            case _:
+                raise TypeError(f"no way to perform {action!r}")
+
+    def _request(self, name: str, work: Callable[[Any], Any], answer: Answer) -> None:
+        """Ask the control plane; answers once: with the result, with its failure, or with `OutcomeUnknown` in time."""
+        answered = False
+        network = self.world.network
+
+        def take(result: Any, failure: SpotOptimizerError | None) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                self._unless_gone(answer, result, failure)
+
+        def send_back(result: Any, failure: SpotOptimizerError | None) -> None:
+            network.send(CONTROL_PLANE, self.instance_id, f"answer to {name}", take, result, failure)
+
+        self.kernel.after(REQUEST_SECONDS, take, None, OutcomeUnknown("no answer in time"))
+        network.send(self.instance_id, CONTROL_PLANE, name, self.world.serve, name, self.instance_id, work, send_back)
+
+    def _concluding(self, event: Callable[[Outcome, Any], Event]) -> Answer:
+        def conclude(result: Any, failure: SpotOptimizerError | None) -> None:
+            match failure:
+                case None:
+                    self._take(event(Outcome.DONE, result))
+                case StaleEpoch():
+                    self._take(EpochOver(failure.current_epoch))
+                case Transient():
+                    self._take(event(Outcome.UNKNOWN, None))
+                case _:
+                    self.kernel.tell(self.instance_id, "is refused: %s: %s", type(failure).__name__, failure)
+                    self._take(event(Outcome.REFUSED, None))
+
+        return conclude
+
+    def _telling(self, _result: Any, failure: SpotOptimizerError | None) -> None:
+        if isinstance(failure, StaleEpoch):
+            self._take(EpochOver(failure.current_epoch))
+
+    # --- heartbeats ---
+
+    def _beat(self) -> None:
+        """Send one if one is due or wanted, as `spot_agent.heartbeats` does."""
+        state = self.state
+        if state is None or self.paused:
+            return
+        now = self.machine.boot_clock
+        in_turn = self._beats_in_flight == 0 and now - self._beat_sent_at >= self._beat_every - 1e-6
+        if not (self._beat_wanted or in_turn) or self._beats_in_flight >= BEATS_IN_FLIGHT:
+            return
+        self._beat_wanted = False
+        self._beat_number += 1
+        self._beats_in_flight += 1
+        self._beat_sent_at = now
+        number = self._beat_number
+        caller = api.Caller(self.world.agent_id, self.instance_id, state.epoch)
+        role = role_of(state)
+        serving = isinstance(state, Primary) and state.workload is Workload.RUNNING
+
+        def answered(orders: Any, failure: SpotOptimizerError | None) -> None:
+            self._beats_in_flight -= 1
+            if failure is None:
+                self._sync_interval = orders.sync_interval_seconds
+                self._take(OrdersReceived(number, now, orders))
+            else:
+                self._telling(None, failure)
+            self._beat_later()
+            if self._beat_wanted:
+                self._later(0.0, self._beat)
+
+        self._request(
+            "heartbeat",
+            lambda plane: api.heartbeat(plane, caller, role=role, serving=serving, reconciling=self.world),
+            answered,
+        )
+
+    def _beat_later(self) -> None:
+        due = self._beat_sent_at + self._beat_every
+        if due < self._beat_alarm_at - 1e-6:
+            self._beat_alarm_at = due
+            wait = max(due - self.machine.boot_clock, 0.0)
+            self._later(self.machine.true_delay(wait) + 1e-5, self._beat_alarm, due)
+
+    def _beat_alarm(self, due: float) -> None:
+        if due == self._beat_alarm_at:
+            self._beat_alarm_at = float("inf")
+            self._beat()
+            if self._beats_in_flight == 0:
+                self._beat_later()
+
+    def _report_progress(self) -> None:
+        state, covered, now = self.state, self._covered, self.machine.boot_clock
+        if not isinstance(state, Primary) or state.standby is None or covered is None:
+            return
+        if covered.replica_id != state.standby.replica_id or now - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress_at = now
+        caller = api.Caller(self.world.agent_id, self.instance_id, state.epoch)
+        lag = max(now - covered.until, 0.0)
+        self._request(
+            "progress",
+            lambda plane: api.progress(
+                plane,
+                caller,
+                replica_id=covered.replica_id,
+                generation=covered.generation,
+                lag_seconds=lag,
+                covered_until=covered.until_wall,
+            ),
+            self._telling,
+        )
+
+    # --- notices ---
+
+    def look_for_notices(self) -> None:
+        """Once there is something to see, look as often as the protocol wants."""
+        instance = self.world.ec2.instances[self.instance_id]
+        if instance.going_at is not None or instance.rebalance:
+            self._later(self.kernel.between(0.0, self._notice_check), self._look)
+
+    def _look(self) -> None:
+        instance = self.world.ec2.instances[self.instance_id]
+        if instance.going_at is not None and instance.going_at > self.kernel.now:
+            self._take(NoticeRead(self.world.wall(instance.going_at).isoformat()))
+        if instance.rebalance:
+            self._take(RebalanceRead())
+        slow = instance.going_at is None or instance.going_at < self.kernel.now
+        self._later(30.0 if slow else self._notice_check, self._look)
+
+    # --- the link, at the primary ---
+
+    def _connect_to(self, peer: Peer, epoch: int) -> None:
+        self._drop_link()
+        self._destination = (peer, epoch)
+        self._final = None
+        self._covered = None
+        self._try_to_connect(peer)
+
+    def _try_to_connect(self, peer: Peer) -> None:
+        if self._destination is None or self._destination[0] is not peer or self.link is not None:
+            return
+        epoch = self._destination[1]
+        other = self.world.processes.get(peer.instance_id)
+        network = self.world.network
+        if (
+            other is not None
+            and other.alive
+            and not other.paused
+            and network.reaches(self.instance_id, other.instance_id)
+            and network.reaches(other.instance_id, self.instance_id)
+            and other.accepts(self.instance_id)
+            and not self.world.weather.hits("lose", "connect")
+        ):
+            self.link = link = Link(self, other, peer.replica_id, epoch)
+            other.take_link(link)
+            self._emit(LinkChanged(peer.replica_id, up=True))
+            self._later(self.kernel.soon(0.05), self._ship)
+        else:
+            self._later(self.kernel.between(0.3, 2.0), self._try_to_connect, peer)
+
+    def accepts(self, instance_id: str) -> bool:
+        """Whether the listener lets this instance in: it pins the certificate of the primary that it was told of."""
+        return self._listening_to is not None and self._listening_to.instance_id == instance_id
+
+    def take_link(self, link: Link) -> None:
+        """At the standby: a new connection replaces an earlier one."""
+        earlier, self.link = self.link, link
+        if earlier is not None:
+            earlier.up_at_standby = False
+            earlier.broken(slowly=False)
+        self._emit(LinkChanged(link.replica_id, up=True))
+
+    def note_link_lost(self, link: Link) -> None:
+        if self.link is not link:
+            return
+        self.link = None
+        self._ship_turn += 1
+        self._shipping = False
+        self._emit(LinkChanged(link.replica_id, up=False))
+        if link.primary is self:
+            link.broken(slowly=False)
+            if self._destination is not None:
+                self._later(self.kernel.soon(0.2), self._try_to_connect, self._destination[0])
+
+    def _drop_link(self) -> None:
+        link, self.link = self.link, None
+        self._final = None
+        self._ship_turn += 1
+        self._shipping = False
+        if link is not None:
+            link.up_at_primary = link.up_at_primary and link.primary is not self
+            link.up_at_standby = link.up_at_standby and link.standby is not self
+            link.broken(slowly=False)
+
+    def _rest(self, *, resting: bool) -> None:
+        self._resting = resting
+        if not resting:
+            self._later(0.0, self._ship)
+
+    def _ship(self) -> None:
+        """Take a generation if one is due, and send it; one at a time."""
+        link = self.link
+        final = self._final
+        if link is None or self._shipping or link.primary is not self or (self._resting and final is None):
+            return
+        self._final = None
+        self._shipping = True
+        self._ship_turn += 1
+        turn = self._ship_turn
+        handover_id = None if final is None else final.handover_id
+        until, until_wall = self.machine.boot_clock, self.machine.wall_clock.isoformat()
+        log = self.machine.disk.log
+        if log is None or self.world.weather.hits("fail", "quiesce"):
+            self.world.weather.count("failed", "quiesce")
+            self._later(self.kernel.soon(0.3), self._shipping_failed, turn, link, handover_id)
+            return
+        number = self.machine.disk.memory.generation + 1
+        self._change_memory(generation=number)
+        image = Image(
+            number=number,
+            epoch=link.epoch,
+            log=log,
+            length=len(log),
+            covered_until=until_wall,
+            taken_at=self.kernel.now,
+            final_for=handover_id,
+            readiness=None if final is None else final.readiness,
+        )
+        covered = Covered(link.replica_id, until, until_wall, number, handover_id)
+        first = self._covered is None
+        takes = self.kernel.between(0.3, 5.0) if first else self.kernel.soon(0.05)
+        self._later(takes, link.send_to_standby, "generation", link.standby.take_generation, link, image, turn, covered)
+        if final is not None:
+            self._later(FINAL_SECONDS, self._shipping_failed, turn, link, handover_id)
+        elif self.world.weather.active:
+            # A lost segment is found out by the link, late.
+            self._later(30.0, self._shipping_failed, turn, link, handover_id)
+
+    def take_generation(self, link: Link, image: Image, turn: int, covered: Covered) -> None:
+        """At the standby: it is durable before anybody is told."""
+        if self.link is not link or self.paused:
+            return
+        held = self.machine.disk.image
+        if held is not None and held.epoch == image.epoch and held.number >= image.number:
+            return
+        if not isinstance(self.state, Standby):
+            return
+        self.machine.disk.image = image
+        if self.world.strikes(self, "agent:generation durable"):
+            return
+        self._emit(_as_event(image))
+        link.send_to_primary("acknowledgement", link.primary.take_acknowledgement, link, turn, covered)
+
+    def take_acknowledgement(self, link: Link, turn: int, covered: Covered) -> None:
+        if self.link is not link or self._ship_turn != turn:
+            return
+        self._shipping = False
+        self._ship_turn += 1
+        self._unless_gone(self._take, covered)
+        if self._final is not None:
+            self._ship()
+        wait = self._sync_interval - (self.machine.boot_clock - covered.until)
+        self._later(self.machine.true_delay(max(wait, 0.0)), self._ship)
+
+    def _shipping_failed(self, turn: int, link: Link, handover_id: str | None) -> None:
+        if self._ship_turn != turn:
+            return
+        self._ship_turn += 1
+        self._shipping = False
+        self._take(ShippingFailed(link.replica_id, handover_id))
+        self._later(self._sync_interval, self._ship)
+
+    # --- the lease ---
+
+    def _ask_lease(self, asked: AskLease, epoch: int) -> None:
+        link = self.link
+        if link is None or link.replica_id != asked.replica_id or link.primary is not self:
+            return
+        link.send_to_standby("lease", link.standby.take_lease_ask, link, asked, epoch)
+
+    def take_lease_ask(self, link: Link, asked: AskLease, epoch: int) -> None:
+        """At the standby: its loop answers, or nobody does."""
+        number = self.world.next_number()
+        self._asks[number] = (link, asked)
+        self._unless_gone(self._take, LeaseAsked(request=number, epoch=epoch))
+
+    @property
+    def _asks(self) -> dict[int, tuple[Link, AskLease]]:
+        return self.world.lease_asks
+
+    def _answer_lease(self, answer: AnswerLease) -> None:
+        waiting = self._asks.pop(answer.request, None)
+        if waiting is not None:
+            link, asked = waiting
+            link.send_to_primary("lease answer", link.primary.take_lease_answer, asked, answer.granted)
+
+    def take_lease_answer(self, asked: AskLease, granted: bool) -> None:
+        if self.machine.boot_clock - asked.asked_at <= LEASE_ANSWER_SECONDS or self.paused:
+            self._unless_gone(self._take, LeaseAnswered(asked.replica_id, asked.request, asked.asked_at, granted))
+
+    def _start_fails(self) -> bool:
+        return self.world.weather.hits("fail", "start")
+
+
+def _as_event(image: Image) -> GenerationCommitted:
+    return GenerationCommitted(
+        generation=image.number, covered_until=image.covered_until, final_for=image.final_for, readiness=image.readiness
+    )

@@ -1,0 +1,271 @@
+"""What the control plane does on an agent's request and on a task's: the real functions, by the names they go by.
+
+Requests are answered in the terms of the agent's protocol. Authentication and parsing are the API's own tests' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from spot_optimizer.control import failover, heartbeats, preparation, replication, signals
+from spot_optimizer.control.plane import Plane
+from spot_optimizer.domain import replicas, tokens
+from spot_optimizer.domain.agents import Heartbeat, Instance, InstanceRole
+from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.orders import Orders
+from spot_optimizer.domain.signals import Signal, SignalType, from_eventbridge
+from spot_optimizer.errors import (
+    ConditionFailed,
+    ControlPlaneUnavailable,
+    OutcomeUnknown,
+    ReplicaFailed,
+    ReplicaUnknown,
+    StaleEpoch,
+)
+
+if TYPE_CHECKING:
+    from spot_optimizer.domain.agents import Agent
+
+Payload = Mapping[str, Any]
+
+
+def _attempt(payload: Payload) -> tuple[str, int, int]:
+    return payload["agent_id"], payload["epoch"], payload["attempt"]
+
+
+def _replica(payload: Payload) -> tuple[str, str]:
+    return payload["agent_id"], payload["replica_id"]
+
+
+def _launch(plane: Plane, payload: Payload) -> Any:
+    target = payload["target"]
+    return preparation.launch_instance(
+        plane,
+        *_replica(payload),
+        number=target["number"],
+        pool_id=target["pool_id"],
+        lifecycle=target["lifecycle"],
+        subnet_id=target["subnet_id"],
+    )
+
+
+Task = Callable[[Plane, Payload], Any]
+
+FAIL_OVER_TASKS: Mapping[str, Task] = {
+    "NoteSignal": lambda plane, e: signals.note_signal(plane, from_eventbridge(e["event"])).as_payload(),
+    "SweepSilentAgents": lambda plane, _: signals.sweep(plane),
+    "ReconcileTraffic": lambda plane, e: {"moved": signals.reconcile_traffic(plane, e["agent_id"])},
+    "RecordInterruption": lambda plane, e: failover.record_interruption(plane, *_attempt(e)),
+    "SelectStandby": lambda plane, e: failover.select_standby(plane, *_attempt(e)),
+    "LaunchReplacement": lambda plane, e: failover.launch_replacement(plane, *_attempt(e)),
+    "AwaitReady": lambda plane, e: failover.await_ready(plane, *_attempt(e), task_token=e["task_token"]),
+    "OpenHandover": lambda plane, e: failover.open_handover(plane, *_attempt(e)),
+    "AwaitServing": lambda plane, e: failover.await_serving(plane, *_attempt(e), task_token=e["task_token"]),
+    "AssessHandover": lambda plane, e: failover.assess_handover(plane, *_attempt(e)),
+    "SwitchTraffic": lambda plane, e: failover.switch_traffic(plane, e["agent_id"]),
+    "ConfirmServing": lambda plane, e: failover.confirm_serving(plane, e["agent_id"], e["epoch"]),
+    "RecordSwitch": lambda plane, e: failover.record_switch(plane, *_attempt(e)),
+    "MarkLost": lambda plane, e: failover.mark_lost(plane, *_attempt(e)),
+    "AbortHandover": lambda plane, e: failover.abort_handover(plane, *_attempt(e)),
+    "RecordFailure": lambda plane, e: failover.record_failure(plane, *_attempt(e), cause=e["cause"]),
+}
+PREPARE_REPLICA_TASKS: Mapping[str, Task] = {
+    "SelectPool": lambda plane, e: preparation.select_pool(plane, *_replica(e)),
+    "LaunchInstance": _launch,
+    "AwaitAgent": lambda plane, e: preparation.await_agent(plane, *_replica(e), task_token=e["task_token"]),
+    "AwaitSync": lambda plane, e: preparation.await_sync(plane, *_replica(e), task_token=e["task_token"]),
+    "ConfirmReady": lambda plane, e: preparation.confirm_ready(plane, *_replica(e)),
+    "FailReplica": lambda plane, e: preparation.fail_replica(plane, *_replica(e), cause=e["cause"]),
+}
+MACHINES: Mapping[str, Mapping[str, Task]] = {"fail_over": FAIL_OVER_TASKS, "prepare_replica": PREPARE_REPLICA_TASKS}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, as its token proves, and under which epoch it acts."""
+
+    agent_id: str
+    instance_id: str
+    epoch: int
+
+
+def heartbeat(plane: Plane, caller: Caller, *, role: str, serving: bool, reconciling: heartbeats.Reconciling) -> Orders:
+    """Take a sign of life; answers where its sender stands."""
+    sign = Heartbeat(
+        agent_id=caller.agent_id,
+        instance_id=caller.instance_id,
+        epoch=caller.epoch,
+        role=role,
+        serving=serving,
+        healthy=serving,
+        at=plane.clock(),
+    )
+    bearer = tokens.Caller(
+        kind=tokens.TokenKind.AGENT,
+        token_id=caller.instance_id,
+        expires_at=plane.clock() + tokens.LIFETIMES[tokens.TokenKind.AGENT],
+    )
+    return heartbeats.take_heartbeat(plane, sign, caller=bearer, reconciling=reconciling).orders
+
+
+def ready(
+    plane: Plane, caller: Caller, *, replica_id: str, readiness: int, lag_seconds: float, covered_until: str
+) -> None:
+    replication.report_ready(
+        plane,
+        caller.agent_id,
+        replica_id,
+        instance_id=caller.instance_id,
+        epoch=caller.epoch,
+        readiness=readiness,
+        lag_seconds=lag_seconds,
+        covered_until=datetime.fromisoformat(covered_until),
+    )
+
+
+def unready(plane: Plane, caller: Caller, *, replica_id: str, readiness: int) -> None:
+    replication.report_unready(
+        plane,
+        caller.agent_id,
+        replica_id,
+        instance_id=caller.instance_id,
+        epoch=caller.epoch,
+        readiness=readiness,
+    )
+
+
+def progress(
+    plane: Plane, caller: Caller, *, replica_id: str, generation: int, lag_seconds: float, covered_until: str
+) -> None:
+    replication.report_progress(
+        plane,
+        caller.agent_id,
+        replica_id,
+        epoch=caller.epoch,
+        generation=generation,
+        sync_percent=100.0,
+        lag_seconds=lag_seconds,
+        covered_until=datetime.fromisoformat(covered_until),
+    )
+
+
+def commit(
+    plane: Plane, caller: Caller, *, handover_id: str, basis: Basis, readiness: int, covered_until: str | None
+) -> int:
+    """Answers the new epoch."""
+    return replication.commit_handover(
+        plane,
+        caller.agent_id,
+        handover_id,
+        instance_id=caller.instance_id,
+        epoch=caller.epoch,
+        basis=basis,
+        readiness=readiness,
+        covered_until=None if covered_until is None else datetime.fromisoformat(covered_until),
+    ).epoch
+
+
+def abort(plane: Plane, caller: Caller, *, handover_id: str) -> None:
+    replication.abort_handover(plane, caller.agent_id, handover_id, epoch=caller.epoch)
+
+
+def notice(plane: Plane, caller: Caller, *, deadline: str) -> None:
+    signal = Signal(
+        instance_id=caller.instance_id,
+        type=SignalType.TERMINATION_NOTICE,
+        at=plane.clock(),
+        deadline=datetime.fromisoformat(deadline),
+        reason="agent: IMDS",
+    )
+    signals.note_signal(plane, signal)
+
+
+def rebalance(plane: Plane, caller: Caller) -> None:
+    signals.note_signal(
+        plane,
+        Signal(instance_id=caller.instance_id, type=SignalType.REBALANCE_RECOMMENDATION, at=plane.clock()),
+    )
+
+
+def silent(plane: Plane, caller: Caller, *, primary_instance_id: str) -> None:
+    signal = Signal(
+        instance_id=primary_instance_id, type=SignalType.PRIMARY_SILENT, at=plane.clock(), reason=caller.instance_id
+    )
+    signals.start_fail_over(plane, caller.agent_id, signal)
+
+
+def join(plane: Plane, agent_id: str, *, replica_id: str, instance: Instance) -> int:
+    """A launched instance proves itself and begins to sync. Answers the epoch it follows.
+
+    Raises:
+        ReplicaFailed: The replica has ended, or the instance is not the one that it is for.
+    """
+    for _ in range(replication.TRIES):
+        replica = plane.records.replica(agent_id, replica_id)
+        agent: Agent = plane.records.agent(agent_id)
+        if replica.instance_id is None:
+            raise ControlPlaneUnavailable("the launch is still being recorded")
+        if replica.instance_id != instance.instance_id:
+            raise ReplicaFailed(f"replica {replica_id} is for {replica.instance_id}")
+        if replica.active and replica.status is not replicas.ReplicaState.LAUNCHING:
+            return replica.epoch
+        if replica.status is not replicas.ReplicaState.LAUNCHING:
+            raise ReplicaFailed(f"replica {replica_id} is '{replica.status}'")
+        if agent.epoch != replica.epoch:
+            raise StaleEpoch(f"replica {replica_id} follows {replica.epoch}", current_epoch=agent.epoch)
+        try:
+            plane.records.commit(replicas.join(agent, replica, instance))
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+        replication.wake_all(plane, agent, plane.records.replica(agent_id, replica_id))
+    raise OutcomeUnknown(f"replica {replica_id} kept changing")
+
+
+def standby_row(
+    agent_id: str, replica_id: str, *, instance_id: str, pool_id: str, epoch: int, now: datetime
+) -> Instance:
+    """What a launched instance says of itself."""
+    return Instance(
+        instance_id=instance_id,
+        agent_id=agent_id,
+        client_id="acme",
+        role=InstanceRole.STANDBY,
+        pool_id=pool_id,
+        epoch=epoch,
+        private_address=instance_id,
+        sync_port=7443,
+        certificate=f"certificate of {instance_id}",
+        joined_at=now,
+        replica_id=replica_id,
+    )
+
+
+def operator_creates_replica(plane: Plane, agent_id: str) -> None:
+    replication.create_replica(plane, agent_id, replica_type=replicas.ReplicaType.MANUAL, created_by="operator")
+
+
+def operator_promotes(plane: Plane, agent_id: str) -> None:
+    agent = plane.records.agent(agent_id)
+    signals.start_fail_over(
+        plane,
+        agent_id,
+        Signal(instance_id=agent.primary_instance_id, type=SignalType.OPERATOR, at=plane.clock(), reason="operator"),
+    )
+
+
+def operator_terminates_replica(plane: Plane, agent_id: str) -> None:
+    agent = plane.records.agent(agent_id)
+    if agent.active_replica_id is not None:
+        try:
+            replication.end_replica(
+                plane,
+                agent_id,
+                agent.active_replica_id,
+                state=replicas.ReplicaState.TERMINATED,
+                reason="an operator asked",
+            )
+        except ReplicaUnknown:
+            return

@@ -1,0 +1,331 @@
+"""What goes wrong in a run: a plan drawn from the seed, item by item, so that a failing run can be shrunk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulation.kernel import Kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that happens to a run.
+
+    Attributes:
+        kind: What; see `simulation.world.World.FAULTS` and `WEATHER`.
+        at: When it begins; for a strike, from when on it is armed.
+        what: Which instance, process, message, port or place it is about.
+        lasts: For how long.
+        chance: For weather: how often, of the occasions it concerns.
+        nth: For a strike: at which passing of the marker `what`.
+    """
+
+    kind: str
+    at: float
+    what: str = ""
+    lasts: float = 0.0
+    chance: float = 1.0
+    nth: int = 1
+
+    def __str__(self) -> str:
+        text = f"{self.at:7.2f}  {self.kind} {self.what}".rstrip()
+        if self.lasts:
+            text += f" for {self.lasts:.2f} s"
+        if self.kind in WEATHER and self.chance < 1.0:
+            text += f", {self.chance:.0%} of the time"
+        if self.kind in STRIKES:
+            text += f", passing {self.nth}"
+        return text
+
+
+WEATHER = ("lose", "delay", "repeat", "throttle", "unknown", "slow", "fail", "duplicate", "capacity")
+STRIKES = ("strike-kill", "strike-pause")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is decided before a run begins.
+
+    Attributes:
+        with_standby: A standby has joined and syncs when the run begins.
+        calm_at: From here on nothing goes wrong any more.
+        fair: Nothing goes wrong but one interruption: the promised times are held to the letter.
+    """
+
+    seed: int
+    with_standby: bool
+    faults: tuple[Fault, ...]
+    calm_at: float
+    fair: bool = False
+
+
+class Weather:
+    """Which misfortunes are likely at this moment.
+
+    Attributes:
+        active: Some are.
+        counted: How often each struck, for coverage.
+    """
+
+    def __init__(self) -> None:
+        self.counted: Counter[str] = Counter()
+        self.active = False
+        self._kinds: dict[str, list[Fault]] = {}
+        self._chance: Random | None = None
+
+    def bind(self, kernel: Kernel) -> None:
+        self._chance = kernel.chance
+
+    def begin(self, fault: Fault) -> None:
+        self._kinds.setdefault(fault.kind, []).append(fault)
+        self.active = True
+
+    def end(self, fault: Fault) -> None:
+        faults = self._kinds.get(fault.kind, [])
+        if fault in faults:
+            faults.remove(fault)
+            if not faults:
+                del self._kinds[fault.kind]
+        self.active = bool(self._kinds)
+
+    def clear(self) -> None:
+        self._kinds.clear()
+        self.active = False
+
+    def hits(self, kind: str, what: str) -> bool:
+        """Whether this occasion is struck."""
+        faults = self._kinds.get(kind)
+        if not faults or self._chance is None:
+            return False
+        for fault in faults:
+            if fault.what in ("*", what) or (fault.what.endswith("*") and what.startswith(fault.what[:-1])):
+                if self._chance.random() < fault.chance:
+                    return True
+        return False
+
+    def count(self, kind: str, what: str) -> None:
+        self.counted[f"{kind}: {what}"] += 1
+
+
+MESSAGES = (
+    "*",
+    "heartbeat",
+    "answer to heartbeat",
+    "ready",
+    "answer to ready",
+    "unready",
+    "answer to unready",
+    "commit",
+    "answer to commit",
+    "abort",
+    "answer to abort",
+    "notice",
+    "silent",
+    "progress",
+    "join",
+    "answer to join",
+    "lease",
+    "lease answer",
+    "generation",
+    "acknowledgement",
+    "event",
+    "answer*",
+)
+PORTS = (
+    "*",
+    "commit*",
+    "commit promote",
+    "commit open handover",
+    "commit abort handover",
+    "commit claim",
+    "commit release claim",
+    "commit report ready",
+    "commit report unready",
+    "commit create replica",
+    "commit end replica",
+    "commit begin launch",
+    "commit end launch",
+    "commit join",
+    "commit store task token",
+    "commit traffic moved",
+    "commit mark lost",
+    "agent",
+    "replica",
+    "states",
+    "launch",
+    "terminate",
+    "move_address",
+    "start*",
+    "wake",
+    "put_heartbeat",
+    "prices",
+)
+AGENT_MARKERS = (
+    "Remember",
+    "ReportReady",
+    "ReportUnready",
+    "Commit",
+    "Abort",
+    "Freeze",
+    "ShipFinal",
+    "Thaw",
+    "Start",
+    "Stop",
+    "SetFence",
+    "AskLease",
+    "AnswerLease",
+    "ReportNotice",
+    "ReportSilent",
+    "Connect",
+    "Listen",
+    "Beat",
+    "generation durable",
+)
+TASK_MARKERS = (
+    "RecordInterruption",
+    "SelectStandby",
+    "LaunchReplacement",
+    "AwaitReady",
+    "OpenHandover",
+    "AwaitServing",
+    "AssessHandover",
+    "SwitchTraffic",
+    "ConfirmServing",
+    "RecordSwitch",
+    "MarkLost",
+    "AbortHandover",
+    "RecordFailure",
+    "SelectPool",
+    "LaunchInstance",
+    "AwaitAgent",
+    "AwaitSync",
+    "ConfirmReady",
+    "FailReplica",
+    "NoteSignal",
+    "SweepSilentAgents",
+    "ReconcileTraffic",
+    "heartbeat",
+    "ready",
+    "unready",
+    "commit",
+    "abort",
+    "notice",
+    "silent",
+    "join",
+    "progress",
+)
+
+
+def draw_plan(seed: int) -> Plan:
+    """Draw what will go wrong; it has a source of chance of its own, so that the world's stays the same."""
+    chance = Random(f"plan {seed}")
+    with_standby = chance.random() < 0.8
+    if chance.random() < 0.06:
+        kind = chance.choice(("notice", "notice", "death")) if with_standby else "notice"
+        return Plan(seed, with_standby, (Fault(kind, chance.uniform(9.0, 14.0), "primary"),), 20.0, fair=True)
+    faults = _interruptions(chance, with_standby=with_standby)
+    main_at = faults[0].at
+    for _ in range(int(chance.expovariate(0.28)) + 1 if chance.random() < 0.95 else 0):
+        faults.append(_draw_fault(chance, around=main_at))
+    faults = sorted(faults[:16], key=lambda fault: fault.at)
+    latest = max(min(fault.at + fault.lasts, main_at + 60.0) for fault in faults)
+    return Plan(seed, with_standby, tuple(faults), max(latest, main_at + 10.0) + chance.uniform(0.0, 10.0))
+
+
+def _interruptions(chance: Random, *, with_standby: bool) -> list[Fault]:
+    at = chance.uniform(3.0, 13.0)
+    draw = chance.random()
+    faults: list[Fault] = []
+    if not with_standby and draw < 0.35:
+        faults.append(Fault("rebalance", at, "primary"))
+        at += chance.uniform(1.0, 60.0)
+        faults.append(Fault(chance.choice(("notice", "notice", "death")), at, "primary"))
+    elif draw < 0.5:
+        faults.append(Fault("notice", at, "primary"))
+    elif draw < 0.66:
+        faults.append(Fault("death", at, "primary"))
+    elif draw < 0.74:
+        faults.append(Fault("operator-promote", at))
+    elif draw < 0.82:
+        faults.append(Fault("notice", at, "primary"))
+        faults.append(Fault("notice", at + chance.choice((0.0, chance.uniform(0.0, 5.0))), "standby"))
+    elif draw < 0.87:
+        faults.append(Fault(chance.choice(("death", "notice")), at, "standby"))
+    elif draw < 0.92:
+        faults.append(Fault("notice", at, "primary"))
+        faults.append(Fault("death", at + chance.expovariate(0.4), chance.choice(("standby", "primary"))))
+    else:
+        faults.append(Fault(chance.choice(("operator-create", "operator-terminate", "rebalance")), at, "primary"))
+    if chance.random() < 0.2:
+        # A second interruption, during or after the first's failover.
+        at += chance.expovariate(0.12)
+        faults.append(Fault(chance.choice(("notice", "death")), at, chance.choice(("primary", "primary", "standby"))))
+    return faults
+
+
+def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one flat case per kind
+    at = max(0.2, around + chance.choice((chance.uniform(-8.0, 25.0), chance.uniform(-1.0, 6.0))))
+    who = chance.choice(("primary", "standby", "primary", "standby", "old"))
+    draw = chance.random() * 100
+    if draw < 14:
+        kind = chance.choice(("lose", "delay", "delay", "repeat", "repeat"))
+        often = chance.choice((0.1, 0.3, 1.0))
+        return Fault(kind, at, chance.choice(MESSAGES), chance.uniform(1.0, 30.0), often)
+    if draw < 26:
+        kind = chance.choice(("unknown", "unknown", "throttle"))
+        return Fault(kind, at, chance.choice(PORTS), chance.uniform(1.0, 40.0), chance.choice((0.1, 0.5, 1.0)))
+    if draw < 31:
+        return Fault("slow", at, "*", chance.uniform(2.0, 30.0), chance.choice((0.1, 0.4)))
+    if draw < 34:
+        return Fault("duplicate", at, "*", chance.uniform(5.0, 40.0), chance.choice((0.3, 1.0)))
+    if draw < 46:
+        one, other = chance.choice(
+            (
+                ("primary", "standby"),
+                ("standby", "primary"),
+                ("primary", "control-plane"),
+                ("standby", "control-plane"),
+                ("control-plane", "primary"),
+                ("control-plane", "standby"),
+            )
+        )
+        kind = chance.choice(("partition", "partition", "one-way"))
+        return Fault(kind, at, f"{one} {other}", chance.choice((chance.uniform(0.5, 10.0), chance.uniform(5.0, 60.0))))
+    if draw < 52:
+        return Fault("kill-agent", at, who, chance.choice((0.3, chance.uniform(0.1, 30.0))))
+    if draw < 58:
+        return Fault("pause-agent", at, who, chance.choice((chance.uniform(0.3, 6.0), chance.uniform(3.0, 40.0))))
+    if draw < 61:
+        return Fault("kill-workload", at, who)
+    if draw < 64:
+        return Fault("pause-workload", at, who, chance.uniform(0.3, 20.0))
+    if draw < 66:
+        return Fault("fail", at, chance.choice(("start", "quiesce")), chance.uniform(1.0, 15.0), 0.7)
+    if draw < 69:
+        where = chance.choice(("*", "us-east-1b.m5.large", "us-east-1b.m5.large/spot", "us-east-1a.m5a.large"))
+        return Fault("capacity", at - 3.0, where, chance.uniform(10.0, 90.0))
+    if draw < 73:
+        return Fault("wall-jump", at, chance.choice((who, "control-plane")))
+    if draw < 76:
+        return Fault(chance.choice(("operator-promote", "operator-create", "operator-terminate")), at)
+    if draw < 79:
+        return Fault(chance.choice(("notice", "death", "rebalance")), at, who)
+    if draw < 88:
+        kind = "strike-kill" if chance.random() < 0.7 else "strike-pause"
+        marker = chance.choice(AGENT_MARKERS)
+        after = chance.choice(("", "!"))
+        return Fault(
+            kind,
+            max(0.0, at - 6.0),
+            f"agent:{marker}{after}",
+            chance.uniform(0.2, 12.0),
+            nth=chance.choice((1, 1, 2, 3)),
+        )
+    kind = "strike-kill" if chance.random() < 0.6 else "strike-pause"
+    return Fault(
+        kind, max(0.0, at - 8.0), f"{chance.choice(TASK_MARKERS)}:", chance.uniform(0.5, 20.0), nth=chance.randint(1, 8)
+    )

@@ -1,0 +1,430 @@
+"""What must hold after every step, whatever goes wrong.
+
+Two kinds: promises about the world (who serves, what is lost, where traffic goes), and the lives of rows, told apart
+from the conditions of the writes on purpose: a condition that is taken away must show here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from simulation.kernel import Violation
+from simulation.tables import Row, RowWritten
+from simulation.tasks import current
+from spot_optimizer.domain.agents import HandoverState, InstanceRole
+from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.writes import Table, Transaction
+
+if TYPE_CHECKING:
+    from simulation.cloud import Ec2Instance
+    from simulation.machine import Machine
+    from simulation.world import World
+
+ACTIVE = ("launching", "syncing", "ready")
+REPLICA_EDGES = {
+    None: ("launching",),
+    "launching": ("syncing", "failed", "terminated"),
+    "syncing": ("ready", "promoted", "failed", "terminated"),
+    "ready": ("syncing", "promoted", "failed", "terminated"),
+}
+ROLE_EDGES = {"standby": ("primary",), "primary": ("retired-pending",), "retired-pending": ("primary", "retired")}
+NEVER_EMPTY = {
+    Table.AGENTS: ("epoch", "primary_instance_id"),
+    Table.REPLICAS: ("status", "epoch", "created_at"),
+    Table.INSTANCES: ("role", "pool_id"),
+    Table.INTERRUPTIONS: ("detected_at", "signal_type"),
+    Table.SWITCHES: ("epoch", "to_instance_id"),
+}
+
+
+def demand(holds: bool, invariant: str, message: str, *details: Any) -> None:
+    """Raises: Violation."""
+    if not holds:
+        raise Violation(invariant, message % details if details else message)
+
+
+class Invariants:
+    """Checks a world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.serving: list[Machine] = []
+
+    # --- the world ---
+
+    def note_serving(self, machine: Machine) -> None:
+        """A workload began, or ceased, to acknowledge writes."""
+        if machine.workload.serves and machine not in self.serving:
+            self.serving.append(machine)
+        elif not machine.workload.serves and machine in self.serving:
+            self.serving.remove(machine)
+        demand(
+            len(self.serving) <= 1,
+            "one serves",
+            "%s serve at the same time",
+            " and ".join(f"{one.instance_id} (epoch {one.workload.epoch})" for one in self.serving),
+        )
+        if machine.workload.serves:
+            agent = self._world.tables.agent(self._world.agent_id)
+            demand(not agent.lost, "a lost agent runs nothing", "%s serves", machine.instance_id)
+            demand(
+                machine.workload.epoch <= agent.epoch,
+                "nobody serves ahead of the epoch",
+                "%s does",
+                machine.instance_id,
+            )
+
+    def check_commit_asked(self, instance_id: str, basis: Basis) -> None:
+        """A standby that says the lease has run out must be right at that moment."""
+        if basis is Basis.LEASE_EXPIRED:
+            others = [one.instance_id for one in self.serving if one.instance_id != instance_id]
+            demand(
+                not others,
+                "promotion is asked after the lease",
+                "%s serves while %s asks",
+                ", ".join(others),
+                instance_id,
+            )
+
+    def check_thaw(self, instance_id: str, _state: Any) -> None:
+        """A primary thaws only after its handover was aborted."""
+        agent = self._world.tables.agent(self._world.agent_id)
+        if agent.primary_instance_id == instance_id:
+            demand(
+                not agent.handover_open, "thaw after abort", "%s thaws while %s is open", instance_id, agent.handover_id
+            )
+
+    def check_address(self, _allocation_id: str, instance_id: str) -> None:
+        """Traffic never moves to a lower epoch."""
+        world = self._world
+        epoch = world.epochs_served.get(instance_id, 0)
+        agent = world.tables.agent(world.agent_id)
+        demand(
+            epoch >= agent.traffic_epoch,
+            "traffic moves upwards",
+            "it moves to %s of epoch %s after epoch %s",
+            instance_id,
+            epoch,
+            agent.traffic_epoch,
+        )
+
+    def check_terminate(self, instance: Ec2Instance) -> None:
+        """A copy that is the newest is never deleted, and a notified primary is left to AWS."""
+        world = self._world
+        machine = instance.machine
+        agent = world.tables.agent(world.agent_id)
+        demand(
+            agent.primary_instance_id != machine.instance_id,
+            "the primary is never terminated",
+            "%s is the primary of epoch %s",
+            machine.instance_id,
+            agent.epoch,
+        )
+        if not machine.alive or agent.lost:
+            return
+        mine = world.newest_held(machine)
+        others = [world.newest_held(other.machine) for other in world.ec2.instances.values() if other is not instance]
+        demand(
+            mine == 0 or mine <= max(others, default=0),
+            "the newest copy is never deleted",
+            "%s holds writes up to %s, the others up to %s",
+            machine.instance_id,
+            mine,
+            max(others, default=0),
+        )
+
+    # --- the lives of rows ---
+
+    def check_written(self, transaction: Transaction, rows: list[RowWritten]) -> None:
+        """One transaction was written."""
+        for written in rows:
+            for name in NEVER_EMPTY[written.table]:
+                demand(
+                    name in written.after, "rows are whole", "%s of %s has no %s", written.key, transaction.name, name
+                )
+            match written.table:
+                case Table.AGENTS:
+                    self._check_agent(transaction, written)
+                case Table.REPLICAS:
+                    self._check_replica(transaction, written)
+                case Table.INSTANCES:
+                    self._check_instance(written)
+                case Table.SWITCHES:
+                    self._check_switch(written)
+                case Table.INTERRUPTIONS:
+                    self._check_interruption(written)
+        self._check_together(transaction)
+
+    def _check_agent(self, transaction: Transaction, written: RowWritten) -> None:
+        before, after = written.before, written.after
+        if before is None:
+            return
+        name = transaction.name
+        promoted = after["epoch"] != before["epoch"]
+        demand(
+            after["epoch"] in (before["epoch"], before["epoch"] + 1) and promoted == (name == "promote"),
+            "the epoch grows by one per promotion",
+            "'%s' moves it from %s to %s",
+            name,
+            before["epoch"],
+            after["epoch"],
+        )
+        demand(
+            promoted == (after["primary_instance_id"] != before["primary_instance_id"]),
+            "a new epoch has a new primary",
+            "'%s' at epoch %s",
+            name,
+            after["epoch"],
+        )
+        demand(
+            before.get("traffic_epoch", 0) <= after.get("traffic_epoch", 0) <= after["epoch"],
+            "traffic moves upwards",
+            "'%s' records %s after %s at epoch %s",
+            name,
+            after.get("traffic_epoch"),
+            before.get("traffic_epoch"),
+            after["epoch"],
+        )
+        if name == "traffic moved":
+            self._check_traffic_recorded(after)
+        demand(not (before.get("lost") and after != before), "a lost agent stays as it is", "'%s' changes it", name)
+        self._check_handover(name, before, after, promoted=promoted)
+        self._check_claim(name, before, after)
+        held, holds = before.get("active_replica_id"), after.get("active_replica_id")
+        demand(held is None or holds in (None, held), "one active replica", "'%s' replaces %s by %s", name, held, holds)
+        if name == "mark lost":
+            self._check_lost(before)
+        if promoted:
+            demand(not before.get("lost"), "a lost agent is not promoted", "")
+            demand(holds is None, "one active replica", "a promotion leaves %s active", holds)
+
+    def _check_traffic_recorded(self, after: Row) -> None:
+        world = self._world
+        target = after.get("traffic_target")
+        # Whoever records must have moved the address himself, to this epoch's primary or beyond.
+        moved_to = world.epochs_served.get(world.last_moved_to.get(target, ""), 0)
+        demand(
+            after["traffic_epoch"] <= moved_to,
+            "traffic is recorded where it went",
+            "epoch %s is recorded, the address went to epoch %s",
+            after["traffic_epoch"],
+            moved_to,
+        )
+
+    def _check_handover(self, name: str, before: Row, after: Row, *, promoted: bool) -> None:
+        old, new = before.get("handover_state", "none"), after.get("handover_state", "none")
+        same = before.get("handover_id") == after.get("handover_id")
+        if old == HandoverState.OPEN:
+            demand(same, "one handover at a time", "'%s' replaces %s", name, before.get("handover_id"))
+        elif same:
+            demand(new == old, "a handover ends once", "'%s' makes a handover that is %s %s", name, old, new)
+        if promoted or (new == HandoverState.COMMITTED and old != new):
+            demand(
+                promoted and old == HandoverState.OPEN and new == HandoverState.COMMITTED,
+                "a promotion commits an open handover",
+                "'%s' at %s -> %s",
+                name,
+                old,
+                new,
+            )
+        if not same:
+            self._check_opened(before, after)
+        if after.get("handover_primary_dead") and new == HandoverState.OPEN:
+            machine = self._world.ec2.instances[after["primary_instance_id"]].machine
+            demand(not machine.alive, "proof of death is true", "%s lives", machine.instance_id)
+
+    def _check_opened(self, before: Row, after: Row) -> None:
+        row = self._world.tables.rows[Table.REPLICAS].get((after["agent_id"], after["handover_replica_id"]))
+        demand(row is not None, "a handover has a replica", "%s", after["handover_replica_id"])
+        if row is None:
+            return
+        demand(
+            after.get("active_replica_id") == after["handover_replica_id"],
+            "a handover goes to the active replica",
+            "%s, active is %s",
+            after["handover_replica_id"],
+            after.get("active_replica_id"),
+        )
+        dead = after["handover_primary_dead"]
+        takes_over = row["status"] == "ready" or (dead and row["status"] == "syncing" and row["generation"] > 0)
+        demand(takes_over, "a handover goes to one who can take over", "it is %s", row["status"])
+        demand(row["epoch"] == after["epoch"], "a handover belongs to its epoch", "%s", row["epoch"])
+        demand(
+            row["readiness"] == after["handover_readiness"],
+            "a handover names the readiness it was opened on",
+            "%s, the replica is at %s",
+            after["handover_readiness"],
+            row["readiness"],
+        )
+        demand(before.get("claim_open", False), "a handover is opened under a claim", "")
+        self._demand_own_claim("open handover", before)
+
+    def _check_claim(self, name: str, before: Row, after: Row) -> None:
+        was = (before.get("claim_epoch", 0), before.get("claim_attempt", 0))
+        now = (after.get("claim_epoch", 0), after.get("claim_attempt", 0))
+        if now != was:
+            demand(
+                now == (was[0], was[1] + 1) or (now[0] > was[0] and now[1] == 1),
+                "attempts are counted",
+                "'%s' moves the claim from %s to %s",
+                name,
+                was,
+                now,
+            )
+            demand(now[0] == after["epoch"], "a claim is for the present epoch", "%s at %s", now[0], after["epoch"])
+            demand(not after.get("lost"), "a lost agent is not claimed", "")
+            self._check_previous_attempt(before, was, now)
+            return
+        opened = after.get("claim_open", False) and not before.get("claim_open", False)
+        demand(not opened, "a claim ends once", "'%s' opens %s again", name, was)
+        fell = before.get("claim_urgency", 0) > after.get("claim_urgency", 0)
+        demand(not fell, "urgency only rises", "'%s' lowers it", name)
+        if after.get("claim_urgency", 0) != before.get("claim_urgency", 0):
+            demand(before.get("claim_open", False), "only an open claim is raised", "")
+            demand(before["claim_epoch"] == before["epoch"], "only the present epoch's claim is raised", "")
+        if before.get("claim_open") and not after.get("claim_open"):
+            self._demand_own_claim(name, before)
+        token = after.get("task_token")
+        if token is not None and token != before.get("task_token"):
+            demand(bool(after.get("claim_open")), "a token waits under an open claim", "'%s'", name)
+            self._demand_own_claim(name, before)
+
+    def _check_previous_attempt(self, before: Row, was: tuple[int, int], now: tuple[int, int]) -> None:
+        if not before.get("claim_open") or was[0] != now[0]:
+            return
+        execution = self._world.step_functions.executions.get(f"{before['agent_id']}-{was[0]}-{was[1]}")
+        demand(
+            execution is not None and execution.ended_at is not None,
+            "one execution at a time",
+            "attempt %s is claimed while %s runs",
+            now,
+            was,
+        )
+
+    def _demand_own_claim(self, name: str, row: Row) -> None:
+        """Tasks of an attempt touch its claim only."""
+        attempt = current().attempt
+        if attempt is not None:
+            demand(
+                attempt == (row.get("claim_epoch", 0), row.get("claim_attempt", 0)),
+                "only the own claim is touched",
+                "'%s' of attempt %s touches the claim of %s",
+                name,
+                attempt,
+                (row.get("claim_epoch", 0), row.get("claim_attempt", 0)),
+            )
+
+    def _check_lost(self, before: Row) -> None:
+        world = self._world
+        self._demand_own_claim("mark lost", before)
+        demand(before.get("handover_state") != HandoverState.OPEN, "lost means no way is left", "a handover is open")
+        demand(before.get("active_replica_id") is None, "lost means no way is left", "a replica is active")
+        primary = world.ec2.instances[before["primary_instance_id"]].machine
+        demand(not primary.alive, "lost means no copy is left", "the primary %s lives", primary.instance_id)
+
+    def _check_replica(self, transaction: Transaction, written: RowWritten) -> None:
+        before, after = written.before, written.after
+        name = transaction.name
+        was, now = None if before is None else before.get("status"), after["status"]
+        demand(
+            was == now or now in REPLICA_EDGES.get(was, ()),
+            "replicas live as they should",
+            "'%s' makes a replica that is %s %s",
+            name,
+            was,
+            now,
+        )
+        if before is None:
+            return
+        readiness = before.get("readiness", 0), after.get("readiness", 0)
+        demand(readiness[0] <= readiness[1], "readiness only rises", "'%s': %s to %s", name, *readiness)
+        if now == ReplicaState.READY and was != now:
+            demand(readiness[0] < readiness[1], "each readiness has its number", "'%s': %s again", name, readiness[1])
+        launches = before.get("launch_number", 0), after.get("launch_number", 0)
+        demand(launches[1] - launches[0] in (0, 1), "launches are counted", "'%s': %s to %s", name, *launches)
+        done, did = before.get("attempts", ()), after.get("attempts", ())
+        kept = [one for one in done if one["outcome"] != "asked"]
+        demand(
+            list(did[: len(kept)]) == kept
+            and len(did) >= len(done)
+            and [a["number"] for a in did] == list(range(1, len(did) + 1)),
+            "launch attempts are kept",
+            "'%s': %s to %s",
+            name,
+            done,
+            did,
+        )
+        held = before.get("instance_id")
+        demand(
+            held is None or after.get("instance_id") == held,
+            "a replica keeps its instance",
+            "'%s' drops %s",
+            name,
+            held,
+        )
+        demand(before.get("generation", 0) <= after.get("generation", 0), "generations only rise", "'%s'", name)
+        if was not in ACTIVE:
+            ended = ("status", "ended_at", "failure", "generation", "readiness", "attempts", "covered_until")
+            demand(
+                all(before.get(x) == after.get(x) for x in ended), "an ended replica is over", "'%s' changes it", name
+            )
+
+    def _check_instance(self, written: RowWritten) -> None:
+        before, after = written.before, written.after
+        if before is None:
+            return
+        demand(before["agent_id"] == after["agent_id"], "an instance keeps its agent", "%s", written.key)
+        demand(before["joined_at"] == after["joined_at"], "an instance joins once", "%s", written.key)
+        was, now = str(before["role"]), str(after["role"])
+        demand(was == now or now in ROLE_EDGES.get(was, ()), "instances change roles forwards", "%s to %s", was, now)
+
+    def _check_switch(self, written: RowWritten) -> None:
+        before, after = written.before, written.after
+        if before is not None:
+            changed = {key for key in after if after.get(key) != before.get(key)}
+            demand(
+                changed <= {"served_at"} and "served_at" not in before, "one switch per epoch", "%s", sorted(changed)
+            )
+
+    def _check_interruption(self, written: RowWritten) -> None:
+        before, after = written.before, written.after
+        if before is None:
+            return
+        fixed = ("detected_at", "signal_type", "instance_id", "pool_id", "response_action")
+        demand(
+            all(before.get(x) == after.get(x) for x in fixed), "one record per signal", "%s is replaced", written.key
+        )
+        if before.get("failover_completed"):
+            demand(before == after, "a success is concluded once", "%s changes", written.key)
+
+    def _check_together(self, transaction: Transaction) -> None:
+        """What must hold between rows."""
+        rows = self._world.tables.rows
+        (agent,) = rows[Table.AGENTS].values()
+        active = [row for row in rows[Table.REPLICAS].values() if row["status"] in ACTIVE]
+        demand(len(active) <= 1, "one active replica", "after '%s' there are %s", transaction.name, len(active))
+        if active:
+            held = agent.get("active_replica_id")
+            demand(
+                held == active[0]["replica_id"],
+                "the agent knows its replica",
+                "'%s': it holds %s",
+                transaction.name,
+                held,
+            )
+            demand(
+                active[0]["epoch"] == agent["epoch"],
+                "a replica follows the present epoch",
+                "after '%s' %s follows %s, the agent is at %s",
+                transaction.name,
+                active[0]["replica_id"],
+                active[0]["epoch"],
+                agent["epoch"],
+            )
+        elif agent.get("active_replica_id") is not None:
+            raise Violation("the agent knows its replica", f"after '{transaction.name}' it holds one that has ended")
+        primaries = [key[0] for key, row in rows[Table.INSTANCES].items() if row["role"] == InstanceRole.PRIMARY]
+        demand(
+            primaries == [agent["primary_instance_id"]], "one primary", "after '%s': %s", transaction.name, primaries
+        )

@@ -1,0 +1,154 @@
+"""DynamoDB: conditional and transactional writes, linearizable per item, decided by `domain.writes.holds`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.writes import Change, Table, Transaction, holds
+from spot_optimizer.errors import AgentUnknown, ConditionFailed, InstanceUnknown, ReplicaUnknown
+
+KEYS: Mapping[Table, tuple[str, ...]] = {
+    Table.AGENTS: ("agent_id",),
+    Table.REPLICAS: ("agent_id", "replica_id"),
+    Table.INSTANCES: ("instance_id",),
+    Table.INTERRUPTIONS: ("agent_id", "event_id"),
+    Table.SWITCHES: ("agent_id", "switch_id"),
+}
+VALUES: Mapping[Table, Callable[..., Any]] = {
+    Table.AGENTS: Agent,
+    Table.REPLICAS: Replica,
+    Table.INSTANCES: Instance,
+    Table.INTERRUPTIONS: Interruption,
+    Table.SWITCHES: Switch,
+}
+Row = dict[str, Any]
+
+SEEN_CONDITIONS: set[ConditionName] = set()
+"""Every condition that any transaction of this process carried: what mutants can take away."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ConditionName:
+    """One condition of one change; a mutant removes it by this name."""
+
+    transaction: str
+    change: str
+    attribute: str
+
+    def __str__(self) -> str:
+        return f"{self.transaction} / {self.change} / {self.attribute}"
+
+
+@dataclass(frozen=True, slots=True)
+class RowWritten:
+    """What one change did to one row; both sides as they were at that moment."""
+
+    table: Table
+    key: tuple[str, ...]
+    before: Row | None
+    after: Row
+
+
+class Tables:
+    """The rows, and the writes to them. Calls take effect at once: when, and whether, is the caller's business.
+
+    Attributes:
+        removed: Conditions that are left out of every write.
+        on_written: Told of every transaction that was written.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[Table, dict[tuple[str, ...], Row]] = {table: {} for table in KEYS}
+        self.heartbeats: dict[tuple[str, str], Heartbeat] = {}
+        self.removed: frozenset[ConditionName] = frozenset()
+        self.on_written: Callable[[Transaction, list[RowWritten]], None] = lambda _transaction, _rows: None
+        self.collecting = False
+        self._values: dict[tuple[Table, tuple[str, ...]], Any] = {}
+
+    def agent(self, agent_id: str) -> Agent:
+        agent: Agent | None = self._read(Table.AGENTS, (agent_id,))
+        if agent is None:
+            raise AgentUnknown(agent_id)
+        return agent
+
+    def replica(self, agent_id: str, replica_id: str) -> Replica:
+        replica: Replica | None = self._read(Table.REPLICAS, (agent_id, replica_id))
+        if replica is None:
+            raise ReplicaUnknown(replica_id)
+        return replica
+
+    def replicas(self, agent_id: str) -> tuple[Replica, ...]:
+        keys = sorted(key for key in self.rows[Table.REPLICAS] if key[0] == agent_id)
+        return tuple(self._read(Table.REPLICAS, key) for key in keys)
+
+    def instance(self, instance_id: str) -> Instance:
+        instance: Instance | None = self._read(Table.INSTANCES, (instance_id,))
+        if instance is None:
+            raise InstanceUnknown(instance_id)
+        return instance
+
+    def interruption(self, agent_id: str, event_id: str) -> Interruption | None:
+        interruption: Interruption | None = self._read(Table.INTERRUPTIONS, (agent_id, event_id))
+        return interruption
+
+    def switch(self, agent_id: str, switch_id: str) -> Switch | None:
+        switch: Switch | None = self._read(Table.SWITCHES, (agent_id, switch_id))
+        return switch
+
+    def pools_interrupted_since(self, pool_ids: frozenset[str], since: datetime) -> frozenset[str]:
+        rows = self.rows[Table.INTERRUPTIONS].values()
+        return frozenset(row["pool_id"] for row in rows if row["pool_id"] in pool_ids and row["detected_at"] >= since)
+
+    def commit(self, transaction: Transaction) -> None:
+        """Write all changes or none.
+
+        Raises:
+            ConditionFailed: A condition did not hold.
+        """
+        if self.collecting:
+            SEEN_CONDITIONS.update(
+                ConditionName(transaction.name, change.name, name)
+                for change in transaction.changes
+                for name in change.only_if
+            )
+        broken = [change for change in transaction.changes if not self._allows(transaction, change)]
+        if broken:
+            raise ConditionFailed(f"'{transaction.name}' was refused: {', '.join(change.name for change in broken)}")
+        written = [self._write(change) for change in transaction.changes if change.put]
+        self.on_written(transaction, written)
+
+    def _allows(self, transaction: Transaction, change: Change) -> bool:
+        row = self.rows[change.table].get(change.key, {})
+        if not self.removed:
+            return all(holds(condition, row.get(name)) for name, condition in change.only_if.items())
+        return all(
+            holds(condition, row.get(name))
+            for name, condition in change.only_if.items()
+            if ConditionName(transaction.name, change.name, name) not in self.removed
+        )
+
+    def _write(self, change: Change) -> RowWritten:
+        before = self.rows[change.table].get(change.key)
+        after = dict(before) if before is not None else dict(zip(KEYS[change.table], change.key, strict=True))
+        for name, value in change.put.items():
+            if value is None:
+                after.pop(name, None)
+            else:
+                after[name] = value
+        self.rows[change.table][change.key] = after
+        self._values.pop((change.table, change.key), None)
+        return RowWritten(change.table, change.key, before, after)
+
+    def _read(self, table: Table, key: tuple[str, ...]) -> Any:
+        row = self.rows[table].get(key)
+        if row is None:
+            return None
+        value = self._values.get((table, key))
+        if value is None:
+            value = self._values[table, key] = VALUES[table](**row)
+        return value

@@ -1,0 +1,81 @@
+"""Lambda invocations: the control plane's own synchronous code, run so that every port call is a point of interruption.
+
+Each invocation is a greenlet. A port call hands control back to the kernel before and after its effect, so that any
+other process can act in between; it can fail on either side of the effect, and the invocation can be killed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from greenlet import getcurrent, greenlet
+
+from spot_optimizer.errors import SpotOptimizerError
+
+if TYPE_CHECKING:
+    from simulation.kernel import Kernel
+
+
+class Killed(BaseException):
+    """The invocation's machine is gone. Not an Exception: no code of the product may catch it."""
+
+
+class Invocation:
+    """One run of a function of the control plane.
+
+    Attributes:
+        name: Of the task or of the route, for histories and for faults that strike there.
+        calls: Port calls so far.
+        attempt: (epoch, attempt) for the tasks of a failover's execution.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        name: str,
+        work: Callable[[], Any],
+        ended: Callable[[Any, SpotOptimizerError | None, bool], None],
+    ) -> None:
+        """Keep what is given; `begin` makes it work.
+
+        Args:
+            kernel: Time.
+            name: See the class.
+            work: The code.
+            ended: Told the result, or the deliberate failure, or (True) that it was killed.
+        """
+        self.name = name
+        self.calls = 0
+        self.attempt: tuple[int, int] | None = None
+        self._kernel = kernel
+        self._work = work
+        self._ended = ended
+        self._greenlet: Any = None
+
+    def begin(self) -> None:
+        """Run until the first point of interruption; to be called by the kernel, never from within an invocation."""
+        self._greenlet = greenlet(self._run)
+        self._greenlet.invocation = self
+        self._greenlet.switch()
+
+    def wait(self, seconds: float) -> None:
+        """Let others act for so long; to be called by the code that runs in here."""
+        self._kernel.after(seconds, self._greenlet.switch)
+        self._greenlet.parent.switch()
+
+    def _run(self) -> None:
+        try:
+            result = self._work()
+        except SpotOptimizerError as failure:
+            self._ended(None, failure, False)
+        except Killed:
+            self._ended(None, None, True)
+        else:
+            self._ended(result, None, False)
+
+
+def current() -> Invocation:
+    """The invocation whose code is running."""
+    invocation: Invocation = getcurrent().invocation
+    return invocation

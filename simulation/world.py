@@ -1,0 +1,737 @@
+"""One agent's world: its instances, its control plane, AWS around them, its clients, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+from simulation import api
+from simulation.agent import AgentProcess, State
+from simulation.cloud import Ec2, Ec2Instance
+from simulation.faults import STRIKES, WEATHER, Fault, Plan, Weather
+from simulation.invariants import Invariants
+from simulation.kernel import Kernel, TooManySteps, Violation
+from simulation.ledger import Ledger
+from simulation.machine import Machine
+from simulation.network import CONTROL_PLANE, Link, Network
+from simulation.plane import START, Calls, SimulatedPlane
+from simulation.tables import ConditionName, RowWritten, Tables
+from simulation.tasks import Invocation
+from simulation.workflows import RETRYABLE_CRASH, Answer, StepFunctions
+from spot_optimizer.domain import handover
+from spot_optimizer.domain.agents import Agent, Instance, InstanceRole, TrafficAdapter
+from spot_optimizer.domain.orders import Role
+from spot_optimizer.domain.protocol import AskLease, Event
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
+from spot_optimizer.errors import OutcomeUnknown, SpotOptimizerError
+
+AGENT_ID = "agt-1"
+ADDRESS = "eipalloc-1"
+FIRST, SECOND = "i-00000000000000001", "i-00000000000000002"
+ZONES = {"us-east-1a": "subnet-a", "us-east-1b": "subnet-b", "us-east-1c": "subnet-c"}
+TYPES = ("m5.large", "m5a.large")
+
+MOST_STEPS = 3000
+PROMISED_REST_SECONDS = 600.0
+"""So long after the last fault everything must be in order again, however bad it was: sweeps, boots and syncs included."""
+
+FAIR_NOTICE_SECONDS = 15.0
+FAIR_DEATH_SECONDS = 15.0
+
+CRASHES = (RETRYABLE_CRASH, "Lambda.Unknown", "Sandbox.Timedout")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended."""
+
+    seed: int
+    steps: int = 0
+    failovers: int = 0
+    lost: bool = False
+    violation: str | None = None
+    message: str = ""
+    seconds: float = 0.0
+    slowest_promotion: float = 0.0
+    greatest_loss: float = 0.0
+    writes: int = 0
+    reached: Counter[str] = field(default_factory=Counter)
+    history: list[str] = field(default_factory=list)
+
+
+class World:
+    """Runs one plan."""
+
+    def __init__(self, plan: Plan, *, recording: bool = False, removed: frozenset[ConditionName] = frozenset()) -> None:
+        self.plan = plan
+        self.kernel = Kernel(Random(f"world {plan.seed}"), most_steps=MOST_STEPS, recording=recording)
+        self.agent_id = AGENT_ID
+        self.weather = Weather()
+        self.weather.bind(self.kernel)
+        self.tables = Tables()
+        self.tables.removed = removed
+        self.ec2 = Ec2(self.kernel, ZONES, epoch_of_time=START)
+        self.step_functions = StepFunctions(self.kernel)
+        self.network = Network(self.kernel, self.weather)
+        self.calls = Calls(self.kernel, self.weather)
+        self.plane = SimulatedPlane(self.calls, self.tables, self.ec2, self.step_functions)
+        self.invariants = Invariants(self)
+        self.ledger = Ledger(self)
+        self.processes: dict[str, AgentProcess] = {}
+        self.lease_asks: dict[int, tuple[Link, AskLease]] = {}
+        self.reached: Counter[str] = Counter()
+        self.epochs_served: dict[str, int] = {}
+        self.last_moved_to: dict[str, str] = {}
+        self.promoted_at: list[tuple[float, int]] = []
+        self.served_at: dict[int, float] = {}
+        self.signalled_at: float | None = None
+        self.greatest_loss = 0.0
+        self._armed: list[tuple[Fault, list[int]]] = []
+        self._calm = False
+        self._number = 0
+        self._settled_check_at = 0.0
+        self._wire()
+
+    # --- building ---
+
+    def _wire(self) -> None:
+        self.tables.on_written = self._note_written
+        self.step_functions.invoke = self._invoke_task
+        self.step_functions.note_state = lambda machine, state: self.reach(f"state {machine}.{state}")
+        self.step_functions.note_catch = lambda machine, state, caught, error: self._note_catch(
+            machine, state, caught, error
+        )
+        self.step_functions.note_retry = lambda machine, state, error: self.reach(f"retry {machine}.{state} {error}")
+        self.ec2.on_boot = self._boot
+        self.ec2.on_death = self._bury
+        self.ec2.on_notice = self._note_notice
+        self.ec2.on_terminate = self.invariants.check_terminate
+        self.ec2.on_address = self._note_address
+        self.ec2.deliver = self._deliver_event
+        self.calls.on_call = self._strike_invocation
+        self.kernel.after_step = self._after_step
+
+    def _note_catch(self, machine: str, state: str, caught: str, _error: str) -> None:
+        self.reach(f"catch {machine}.{state} {caught}")
+
+    def _populate(self) -> None:
+        first = self._add_machine(FIRST, "us-east-1a.m5.large", log=[])
+        agent = Agent(
+            agent_id=AGENT_ID,
+            client_id="acme",
+            name="ledger",
+            epoch=1,
+            primary_instance_id=FIRST,
+            primary_pool_id=first.pool_id,
+            registered_at=START,
+            launch_template_id="lt-1",
+            instance_types=TYPES,
+            subnet_ids=tuple(ZONES.values()),
+            traffic_adapter=TrafficAdapter.EIP,
+            traffic_target=ADDRESS,
+            traffic_epoch=1,
+        )
+        instance = Instance(
+            instance_id=FIRST,
+            agent_id=AGENT_ID,
+            client_id="acme",
+            role=InstanceRole.PRIMARY,
+            pool_id=first.pool_id,
+            epoch=1,
+            private_address=FIRST,
+            sync_port=7443,
+            certificate=f"certificate of {FIRST}",
+            joined_at=START,
+        )
+        self.epochs_served[FIRST] = 1
+        self.tables.commit(handover.register(agent, instance))
+        self.ec2.addresses[ADDRESS] = FIRST
+        self.last_moved_to[ADDRESS] = FIRST
+        self._remember(first, role=Role.PRIMARY, epoch=1)
+        self._begin_agent(first)
+        if self.plan.with_standby:
+            self._populate_standby()
+
+    def _populate_standby(self) -> None:
+        second = self._add_machine(SECOND, "us-east-1b.m5.large", log=None)
+        replica = Replica(
+            agent_id=AGENT_ID,
+            replica_id="rep-first",
+            type=ReplicaType.MANUAL,
+            status=ReplicaState.SYNCING,
+            epoch=1,
+            created_by="test",
+            created_at=START,
+            pool_id=second.pool_id,
+            lifecycle="spot",
+            instance_id=SECOND,
+            launch_number=1,
+        )
+        row = api.standby_row(
+            AGENT_ID, replica.replica_id, instance_id=SECOND, pool_id=second.pool_id, epoch=1, now=START
+        )
+        values = {
+            name: value
+            for name in Replica.__dataclass_fields__
+            if name not in ("agent_id", "replica_id") and (value := getattr(replica, name)) is not None
+        }
+        values["attempts"] = ({"number": 1, "pool_id": second.pool_id, "lifecycle": "spot", "outcome": "launched"},)
+        self.tables.rows[Table.REPLICAS][AGENT_ID, replica.replica_id] = {
+            "agent_id": AGENT_ID,
+            "replica_id": replica.replica_id,
+            **values,
+        }
+        add = Change(
+            Table.INSTANCES,
+            (SECOND,),
+            "an instance joins once",
+            only_if={"instance_id": Missing()},
+            put={name: getattr(row, name) for name in Instance.__dataclass_fields__ if name != "instance_id"},
+        )
+        hold = Change(
+            Table.AGENTS,
+            (AGENT_ID,),
+            "a standby joined",
+            put={"active_replica_id": replica.replica_id, "replica_count": 1},
+        )
+        self.tables.commit(Transaction("join", (add, hold)))
+        self._remember(second, role=Role.RETIRED, epoch=1)
+        self._begin_agent(second)
+
+    def _add_machine(self, instance_id: str, pool_id: str, *, log: list[int] | None) -> Machine:
+        machine = self.ec2.add(instance_id, pool_id, "spot", state="running").machine
+        machine.disk.log = log
+        self._equip(machine)
+        return machine
+
+    def _equip(self, machine: Machine) -> None:
+        chance = self.kernel.chance
+        machine.rate = 1.0 + (chance.choice((-0.01, 0.01, chance.uniform(-0.01, 0.01))))
+        machine.wall_error = chance.choice((0.0, chance.uniform(-5.0, 5.0)))
+        machine.workload.on_serving_changed = self._note_serving
+
+    @staticmethod
+    def _remember(machine: Machine, *, role: Role, epoch: int) -> None:
+        from dataclasses import replace
+
+        machine.disk.memory = replace(machine.disk.memory, agent_id=AGENT_ID, role=role, epoch=epoch)
+
+    def _begin_agent(self, machine: Machine, *, replica_id: str | None = None) -> None:
+        process = AgentProcess(self, machine, replica_id=replica_id)
+        self.processes[machine.instance_id] = process
+        process.begin()
+
+    # --- running ---
+
+    def run(self) -> Outcome:
+        """Run the plan until everything is in order again; never raises what is wrong, but tells it."""
+        outcome = Outcome(self.plan.seed)
+        try:
+            self._populate()
+            for fault in self.plan.faults:
+                self.kernel.after(fault.at, self._begin_fault, fault)
+            self.kernel.after(self.kernel.between(5.0, 60.0), self._sweep)
+            self.kernel.run(self.plan.calm_at, stop=lambda: False)
+            self._begin_calm()
+            if not self.kernel.run(self.plan.calm_at + PROMISED_REST_SECONDS, stop=self._is_settled):
+                raise Violation("everything comes to rest", "; ".join(self.unsettled()))
+            self._check_end()
+        except Violation as violation:
+            outcome.violation, outcome.message = violation.invariant, str(violation)
+        except TooManySteps as reason:
+            outcome.violation = "a run ends within its steps"
+            outcome.message = f"{outcome.violation}: {reason}; " + "; ".join(self.unsettled())
+        if outcome.violation is not None:
+            self.kernel.tell("VIOLATION", outcome.message.replace("%", "%%"))
+        outcome.steps = self.kernel.steps
+        outcome.seconds = self.kernel.now
+        agent = self.tables.agent(AGENT_ID)
+        outcome.failovers = agent.epoch - 1
+        outcome.lost = agent.lost
+        outcome.writes = self.ledger.writes
+        outcome.greatest_loss = self.greatest_loss
+        outcome.slowest_promotion = max(
+            (self.served_at[epoch] - at for at, epoch in self.promoted_at if epoch in self.served_at), default=0.0
+        )
+        outcome.reached = self.reached + self.weather.counted
+        outcome.history = [str(happening) for happening in self.kernel.history or ()]
+        return outcome
+
+    def _after_step(self) -> None:
+        serving = self.invariants.serving
+        if serving:
+            self.ledger.write(self.kernel, serving)
+
+    def _begin_calm(self) -> None:
+        self.kernel.tell("world", "from here on nothing goes wrong any more")
+        self._calm = True
+        self._armed.clear()
+        self.weather.clear()
+        self.network.cut.clear()
+        self.ec2.without_capacity.clear()
+        for process in list(self.processes.values()):
+            process.pause(paused=False)
+        for instance in self.ec2.instances.values():
+            instance.machine.workload.pause(paused=False)
+
+    def _is_settled(self) -> bool:
+        if self.kernel.now < self._settled_check_at:
+            return False
+        self._settled_check_at = self.kernel.now + 0.5
+        return not self.unsettled()
+
+    def unsettled(self) -> list[str]:
+        """What is not yet as it should be at the end."""
+        agent = self.tables.agent(AGENT_ID)
+        wrong: list[str] = []
+        instances = self.ec2.instances
+        running = [e.name for e in self.step_functions.executions.values() if e.ended_at is None]
+        if agent.lost:
+            wrong += [f"{one.instance_id} serves" for one in self.invariants.serving]
+            wrong += [f"{name} runs" for name in running]
+            return wrong + self._unowned(agent)
+        primary = instances[agent.primary_instance_id]
+        if not primary.machine.alive:
+            wrong.append(f"the primary {agent.primary_instance_id} is dead")
+        elif [one.instance_id for one in self.invariants.serving] != [agent.primary_instance_id]:
+            wrong.append(f"the primary {agent.primary_instance_id} does not serve")
+        if primary.going_at is not None:
+            wrong.append(f"the primary {agent.primary_instance_id} is noticed")
+        if agent.traffic_epoch != agent.epoch or self.ec2.addresses.get(ADDRESS) != agent.primary_instance_id:
+            wrong.append(f"traffic is at epoch {agent.traffic_epoch} of {agent.epoch}")
+        if agent.claim_open:
+            wrong.append("a claim is open")
+        if agent.handover_open:
+            wrong.append("a handover is open")
+        if agent.active_replica_id is not None:
+            replica = self.tables.replica(AGENT_ID, agent.active_replica_id)
+            if replica.status is not ReplicaState.READY:
+                wrong.append(f"replica {replica.replica_id} is {replica.status}")
+            holder = instances.get(replica.instance_id or "")
+            if holder is not None and (not holder.machine.alive or holder.going_at is not None):
+                wrong.append(f"the instance of replica {replica.replica_id} is dead or going")
+        wrong += [f"{name} runs" for name in running]
+        return wrong + self._unowned(agent)
+
+    def _unowned(self, agent: Agent) -> list[str]:
+        """Instances that run, and nobody's."""
+        rows = self.tables.rows[Table.INSTANCES]
+        active = agent.active_replica_id
+        owner = self.tables.replica(AGENT_ID, active).instance_id if active is not None else None
+        wrong = []
+        for instance_id, instance in self.ec2.instances.items():
+            if not instance.machine.alive or instance.state in ("shutting-down", "terminated"):
+                continue
+            role = rows.get((instance_id,), {}).get("role")
+            kept = instance_id in (agent.primary_instance_id, owner) or role == InstanceRole.RETIRED_PENDING
+            if not kept and instance.going_at is None:
+                wrong.append(f"instance {instance_id} is nobody's")
+        return wrong
+
+    def _check_end(self) -> None:
+        agent = self.tables.agent(AGENT_ID)
+        if agent.lost:
+            holders = [
+                instance_id
+                for instance_id, instance in self.ec2.instances.items()
+                if instance.machine.alive and self.newest_held(instance.machine) > 0
+            ]
+            self.reach("end: lost")
+            if holders:
+                raise Violation("lost means no copy is left", f"{', '.join(holders)} holds one")
+            return
+        self.reach("end: serving")
+        log = self.ec2.instances[agent.primary_instance_id].machine.disk.log or []
+        self.ledger.check_history(log)
+        if self.plan.fair:
+            self._check_promised_times(agent)
+
+    def _check_promised_times(self, agent: Agent) -> None:
+        if agent.epoch != 2 or self.signalled_at is None:
+            raise Violation("a fair interruption leads to one failover", f"the agent is at epoch {agent.epoch}")
+        if not self.plan.with_standby:
+            return
+        took = self.served_at[2] - self.signalled_at
+        if took > FAIR_NOTICE_SECONDS:
+            raise Violation("promoted in time", f"{took:.1f} s from the signal to serving")
+
+    # --- what the parts tell ---
+
+    def reach(self, what: str) -> None:
+        self.reached[what] += 1
+
+    def cover_event(self, state: State, event: Event) -> None:
+        if not self._calm:
+            self.reached[f"event {type(state).__name__} {type(event).__name__}"] += 1
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def note_loss(self, seconds: float) -> None:
+        self.greatest_loss = max(self.greatest_loss, seconds)
+
+    def wall(self, at: float) -> datetime:
+        """EC2's own time."""
+        return START + timedelta(seconds=at)
+
+    def newest_held(self, machine: Machine) -> int:
+        """The newest acknowledged write of which a machine still has a copy; 0 for none."""
+        if not machine.alive:
+            return 0
+        acknowledged = self.ledger.acknowledged
+        newest = 0
+        for log in (machine.disk.log, None if machine.disk.image is None else machine.disk.image.entries()):
+            for number in reversed(log or ()):
+                if number in acknowledged:
+                    newest = max(newest, number)
+                    break
+        return newest
+
+    def _note_serving(self, machine: Machine) -> None:
+        self.invariants.note_serving(machine)
+        if machine.workload.serves:
+            self.served_at.setdefault(machine.workload.epoch, self.kernel.now)
+
+    def _note_written(self, transaction: Transaction, rows: list[RowWritten]) -> None:
+        self.reach(f"written {transaction.name}")
+        if self.kernel.history is not None:
+            self._tell_written(transaction, rows)
+        for row in rows:
+            if row.table is Table.AGENTS:
+                self.plane.fleet.note_agent(self.tables.agent(AGENT_ID))
+                if row.before is not None and row.after["epoch"] != row.before["epoch"]:
+                    self._note_promotion(row)
+        if self.step_functions.executions or self.kernel.steps:
+            self.invariants.check_written(transaction, rows)
+
+    def _note_promotion(self, row: RowWritten) -> None:
+        epoch, instance_id = row.after["epoch"], row.after["primary_instance_id"]
+        self.epochs_served[instance_id] = epoch
+        self.promoted_at.append((self.kernel.now, epoch))
+        machine = self.ec2.instances[instance_id].machine
+        before = self.ec2.instances[row.before["primary_instance_id"]] if row.before else None
+        if before is not None and before.lifecycle == "spot" and self.ec2.instances[instance_id].lifecycle == "spot":
+            if machine.pool_id == before.machine.pool_id:
+                raise Violation("a standby shares no pool with its primary", machine.pool_id)
+
+    def _tell_written(self, transaction: Transaction, rows: list[RowWritten]) -> None:
+        parts = []
+        for row in rows:
+            before = row.before or {}
+            changed = {name: value for name, value in row.after.items() if before.get(name) != value}
+            changed |= {name: None for name in before if name not in row.after}
+            hidden = ("agent_id", "created_at", "covered_until", "attempts", "certificate")
+            shown = ", ".join(f"{name}={value}" for name, value in changed.items() if name not in hidden)
+            parts.append(f"{row.key[-1]}: {shown}")
+        self.kernel.tell("tables", "'%s' %s", transaction.name, " | ".join(parts))
+
+    def _note_address(self, allocation_id: str, instance_id: str) -> None:
+        self.last_moved_to[allocation_id] = instance_id
+
+    # --- AWS's own doings ---
+
+    def _boot(self, instance: Ec2Instance) -> None:
+        _, replica_id, _ = (instance.user_data or "").split()
+        self._equip(instance.machine)
+        self._begin_agent(instance.machine, replica_id=replica_id)
+
+    def _bury(self, machine: Machine) -> None:
+        process = self.processes.get(machine.instance_id)
+        if process is not None:
+            process.end("its instance is gone")
+
+    def _note_notice(self, instance: Ec2Instance) -> None:
+        agent = self.tables.agent(AGENT_ID)
+        if instance.going_at is not None and instance.machine.instance_id == agent.primary_instance_id:
+            self.signalled_at = self.kernel.now
+        process = self.processes.get(instance.machine.instance_id)
+        if process is not None and process.alive:
+            process.look_for_notices()
+
+    def _deliver_event(self, event: Mapping[str, Any]) -> None:
+        self.network.send("eventbridge", CONTROL_PLANE, "event", self._note_signal, event, 0)
+
+    def _note_signal(self, event: Mapping[str, Any], tries: int) -> None:
+        def ended(_result: Any, failure: SpotOptimizerError | None, killed: bool) -> None:
+            if (failure is not None or killed) and tries < 2:
+                self.kernel.after(self.kernel.between(5.0, 60.0), self._note_signal, event, tries + 1)
+
+        self._invoke("NoteSignal", lambda: api.FAIL_OVER_TASKS["NoteSignal"](self.plane, {"event": event}), ended)
+
+    def _sweep(self) -> None:
+        self._invoke("SweepSilentAgents", lambda: api.FAIL_OVER_TASKS["SweepSilentAgents"](self.plane, {}))
+        self.kernel.after(60.0, self._sweep)
+
+    def reconcile_traffic(self, agent_id: str) -> None:
+        """Implements `Reconciling`: an asynchronous invocation."""
+        payload = {"agent_id": agent_id}
+        self.calls.write(
+            "invoke ReconcileTraffic", lambda: self.kernel.after(self.kernel.soon(0.1), self._reconcile, payload)
+        )
+
+    def _reconcile(self, payload: Mapping[str, Any]) -> None:
+        self._invoke("ReconcileTraffic", lambda: api.FAIL_OVER_TASKS["ReconcileTraffic"](self.plane, payload))
+
+    def _invoke(
+        self,
+        name: str,
+        work: Callable[[], Any],
+        ended: Callable[[Any, SpotOptimizerError | None, bool], None] = lambda _result, _failure, _killed: None,
+        *,
+        attempt: tuple[int, int] | None = None,
+    ) -> None:
+        self.reach(f"invoked {name}")
+        invocation = Invocation(self.kernel, name, work, ended)
+        invocation.attempt = attempt
+        invocation.begin()
+
+    def _invoke_task(self, machine: str, payload: Mapping[str, Any], answer: Answer) -> None:
+        name = payload["task"]
+        task = api.MACHINES[machine][name]
+        attempt = (payload["epoch"], payload["attempt"]) if "attempt" in payload else None
+        begun_at = self.kernel.now
+
+        def work() -> Any:
+            return task(self.plane, payload)
+
+        def ended(result: Any, failure: SpotOptimizerError | None, killed: bool) -> None:
+            if killed:
+                error: str | None = self.kernel.chance.choice(CRASHES)
+            else:
+                error = None if failure is None else type(failure).__name__
+            if error is not None:
+                self.kernel.tell(f"task {name}", "fails: %s %s", error, failure or "")
+            elif isinstance(result, dict) and "decision" in result:
+                self.reach(f"decision {name} {result['decision']}")
+                self.kernel.tell(f"task {name}", "%s", result)
+            self.kernel.after(self.kernel.soon(0.01), answer, result, error)
+
+        def begin() -> None:
+            self._invoke(name, work, ended, attempt=attempt)
+
+        self.kernel.after(self.kernel.soon(0.03), begin)
+        if self.weather.hits("duplicate", name):
+            self.weather.count("run twice", name)
+            late = self.kernel.between(0.0, 20.0)
+            self.kernel.after(late, lambda: self._invoke(name, work, attempt=attempt))
+        del begun_at
+
+    # --- the agents' requests ---
+
+    def serve(
+        self,
+        name: str,
+        _instance_id: str,
+        work: Callable[[Any], Any],
+        send_back: Callable[[Any, SpotOptimizerError | None], None],
+    ) -> None:
+        """Answer a request that reached the API."""
+
+        def ended(result: Any, failure: SpotOptimizerError | None, killed: bool) -> None:
+            send_back(result, OutcomeUnknown("502") if killed else failure)
+
+        self._invoke(name, lambda: work(self.plane), ended)
+
+    # --- faults ---
+
+    def _begin_fault(self, fault: Fault) -> None:
+        if self._calm:
+            return
+        if fault.kind in STRIKES:
+            passings = [0]
+            self._armed.append((fault, passings))
+            if fault.lasts:
+                pass
+            return
+        self.kernel.tell("fault", str(fault)[9:].replace("%", "%%"))
+        if fault.kind in WEATHER and fault.kind != "capacity":
+            self.reach(f"fault {fault.kind}")
+            self.weather.begin(fault)
+            self.kernel.after(fault.lasts, self.weather.end, fault)
+            return
+        done = getattr(self, "_" + fault.kind.replace("-", "_"))(fault)
+        if done is not False:
+            self.reach(f"fault {fault.kind}")
+
+    def _machine(self, who: str) -> Machine | None:
+        agent = self.tables.agent(AGENT_ID)
+        if who == "primary":
+            instance_id: str | None = agent.primary_instance_id
+        elif who == "standby":
+            active = agent.active_replica_id
+            instance_id = None if active is None else self.tables.replica(AGENT_ID, active).instance_id
+        else:
+            switch = self.tables.switch(AGENT_ID, f"{agent.epoch:010d}")
+            instance_id = None if switch is None else switch.from_instance_id
+        instance = self.ec2.instances.get(instance_id or "")
+        return instance.machine if instance is not None and instance.machine.alive else None
+
+    def _process(self, who: str) -> AgentProcess | None:
+        machine = self._machine(who)
+        process = self.processes.get(machine.instance_id) if machine is not None else None
+        return process if process is not None and process.alive else None
+
+    def _notice(self, fault: Fault) -> bool:
+        machine = self._machine(fault.what)
+        if machine is None:
+            return False
+        self.ec2.notify(self.ec2.instances[machine.instance_id])
+        return True
+
+    def _rebalance(self, fault: Fault) -> bool:
+        machine = self._machine(fault.what)
+        if machine is None:
+            return False
+        self.ec2.recommend_rebalance(self.ec2.instances[machine.instance_id])
+        return True
+
+    def _death(self, fault: Fault) -> bool:
+        machine = self._machine(fault.what)
+        if machine is None:
+            return False
+        if machine.instance_id == self.tables.agent(AGENT_ID).primary_instance_id:
+            self.signalled_at = self.kernel.now
+        self.ec2.kill(self.ec2.instances[machine.instance_id])
+        return True
+
+    def _operator_promote(self, _fault: Fault) -> None:
+        self._invoke("operator promotes", lambda: api.operator_promotes(self.plane, AGENT_ID))
+
+    def _operator_create(self, _fault: Fault) -> None:
+        self._invoke("operator creates", lambda: api.operator_creates_replica(self.plane, AGENT_ID))
+
+    def _operator_terminate(self, _fault: Fault) -> None:
+        self._invoke("operator terminates", lambda: api.operator_terminates_replica(self.plane, AGENT_ID))
+
+    def _kill_agent(self, fault: Fault) -> bool:
+        process = self._process(fault.what)
+        if process is None:
+            return False
+        self._kill(process, fault.lasts)
+        return True
+
+    def _kill(self, process: AgentProcess, dead_for: float) -> None:
+        process.end("killed")
+        self.kernel.after(max(dead_for, 0.1), self._restart, process)
+
+    def _restart(self, process: AgentProcess) -> None:
+        machine = process.machine
+        if machine.alive and self.processes[machine.instance_id] is process:
+            user_data = self.ec2.instances[machine.instance_id].user_data
+            self._begin_agent(machine, replica_id=user_data.split()[1] if user_data else None)
+
+    def _pause_agent(self, fault: Fault) -> bool:
+        process = self._process(fault.what)
+        if process is None:
+            return False
+        process.pause(paused=True)
+        self.kernel.after(fault.lasts, lambda: process.pause(paused=False))
+        return True
+
+    def _kill_workload(self, fault: Fault) -> bool:
+        machine = self._machine(fault.what)
+        if machine is None or not machine.workload.running:
+            return False
+        machine.workload.end("killed")
+        return True
+
+    def _pause_workload(self, fault: Fault) -> bool:
+        machine = self._machine(fault.what)
+        if machine is None or not machine.workload.running:
+            return False
+        machine.workload.pause(paused=True)
+        self.kernel.after(fault.lasts, lambda: machine.workload.pause(paused=False))
+        return True
+
+    def _capacity(self, fault: Fault) -> None:
+        self.ec2.without_capacity.append(fault.what)
+
+        def returns() -> None:
+            if fault.what in self.ec2.without_capacity:
+                self.ec2.without_capacity.remove(fault.what)
+
+        self.kernel.after(fault.lasts, returns)
+
+    def _partition(self, fault: Fault, *, both: bool = True) -> bool:
+        names = []
+        for who in fault.what.split():
+            machine = self._machine(who) if who != CONTROL_PLANE else None
+            if machine is None and who != CONTROL_PLANE:
+                return False
+            names.append(who if machine is None else machine.instance_id)
+        one, other = names
+        cuts = [(one, other), (other, one)] if both else [(one, other)]
+        self.network.cut += cuts
+        for process in list(self.processes.values()):
+            if process.link is not None and {process.link.primary.instance_id, process.link.standby.instance_id} == set(
+                names
+            ):
+                process.link.broken(slowly=True)
+
+        def heals() -> None:
+            for cut in cuts:
+                if cut in self.network.cut:
+                    self.network.cut.remove(cut)
+            self.kernel.tell("fault", "the partition of %s and %s heals", one, other)
+
+        self.kernel.after(fault.lasts, heals)
+        return True
+
+    def _one_way(self, fault: Fault) -> bool:
+        return self._partition(fault, both=False)
+
+    def _wall_jump(self, fault: Fault) -> bool:
+        by = self.kernel.chance.choice((-3600.0, -30.0, -3.0, 3.0, 30.0, 3600.0))
+        if fault.what == CONTROL_PLANE:
+            self.plane.clock_error = max(min(by, 30.0), -30.0)
+            return True
+        machine = self._machine(fault.what)
+        if machine is None:
+            return False
+        machine.wall_error += by
+        return True
+
+    def strikes(self, process: AgentProcess, marker: str) -> bool:
+        """Whether the agent dies at this very step."""
+        struck = self._struck(marker)
+        if struck is None:
+            return False
+        fault, _ = struck
+        self.kernel.tell("fault", "%s at %s of %s", fault.kind, marker, process.instance_id)
+        if fault.kind == "strike-kill":
+            self._kill(process, fault.lasts)
+            return True
+        process.pause(paused=True)
+        self.kernel.after(fault.lasts, lambda: process.pause(paused=False))
+        return False
+
+    def _strike_invocation(self, where: str) -> str | None:
+        if not self._armed:
+            return None
+        struck = self._struck(where)
+        if struck is None:
+            return None
+        self.kernel.tell("fault", "%s at %s", struck[0].kind, where)
+        return struck[0].kind.removeprefix("strike-")
+
+    def _struck(self, marker: str) -> tuple[Fault, list[int]] | None:
+        for armed in self._armed:
+            fault, passings = armed
+            if marker == fault.what or (fault.what.endswith(":") and marker.startswith(fault.what)):
+                passings[0] += 1
+                if passings[0] == fault.nth:
+                    self._armed.remove(armed)
+                    self.reach(f"fault {fault.kind}")
+                    return armed
+        return None
+
+
+def simulate(plan: Plan, *, recording: bool = False, removed: frozenset[ConditionName] = frozenset()) -> Outcome:
+    """Run one plan in a world of its own."""
+    return World(plan, recording=recording, removed=removed).run()
