@@ -1,0 +1,249 @@
+"""A standby that is killed at any moment comes back with exactly one complete generation."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spot_agent.sync.errors import LinkDown
+from spot_agent.sync.frames import Frame
+from spot_agent.sync.generations import GenerationStore
+from spot_agent.sync.identity import Identity
+from spot_agent.sync.link import Peer, PrimaryLink
+from spot_agent.sync.paths import WatchedPaths
+from spot_agent.sync.source import GenerationSource
+from tests.agent.sync.trees import Pair, Picture, a_folder, frames_of, picture, receive
+
+# Whatever touches the disk through Python announces itself with one of these.
+_DISK_EVENTS = frozenset(
+    {
+        "open",
+        "os.chmod",
+        "os.chown",
+        "os.link",
+        "os.listdir",
+        "os.mkdir",
+        "os.remove",
+        "os.rename",
+        "os.rmdir",
+        "os.scandir",
+        "os.symlink",
+        "os.truncate",
+        "os.utime",
+        "shutil.rmtree",
+    }
+)
+
+
+def killed_before_disk_event(number: int, action: Callable[[], None]) -> bool:
+    """Run an action in a process that dies just before it touches the disk for the so-manieth time.
+
+    Returns:
+        Whether it died; False means that the action was done before.
+    """
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def count(event: str, _: tuple[Any, ...]) -> None:
+            nonlocal left
+            if event in _DISK_EVENTS:
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count)
+        try:
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def fill(root: Path) -> None:
+    (root / "folder" / "deeper").mkdir(parents=True)
+    for number in range(6):
+        (root / "folder" / f"file{number}").write_bytes(os.urandom(9000))
+    (root / "database").write_bytes(os.urandom(200_000))
+    (root / "link").symlink_to("database")
+    (root / "becomes a folder").write_bytes(b"file")
+    (root / "becomes a file").mkdir()
+    (root / "becomes a file" / "inside").write_bytes(b"inside")
+
+
+def change(root: Path) -> None:
+    with (root / "database").open("r+b") as file:
+        file.seek(50_000)
+        file.write(os.urandom(10_000))
+        file.truncate(150_000)
+    (root / "folder" / "file0").rename(root / "moved")
+    (root / "folder" / "file1").unlink()
+    (root / "folder" / "file2").rename(root / "folder" / "file3")
+    (root / "folder" / "deeper").chmod(0o500)
+    (root / "new").write_bytes(os.urandom(5000))
+    (root / "link").unlink()
+    (root / "link").symlink_to("elsewhere")
+    (root / "becomes a folder").unlink()
+    (root / "becomes a folder").mkdir()
+    (root / "becomes a folder" / "inside").write_bytes(b"inside")
+    shutil.rmtree(root / "becomes a file")
+    (root / "becomes a file").write_bytes(b"file")
+
+
+class Standby:
+    """A copy of the standby's side of a pair, on which a generation can arrive again and again."""
+
+    def __init__(self, pair: Pair, folder: Path) -> None:
+        self._pair = pair
+        self._folder = folder
+        self.image = folder / "there" / "state"
+
+    def start_over(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+        subprocess.run(
+            ["cp", "-a", str(self._pair.folder / "there"), str(self._pair.folder / "store"), str(self._folder)],
+            check=True,
+        )
+
+    def open(self) -> GenerationStore:
+        return GenerationStore.open(self._folder / "store", WatchedPaths.of([self.image]))
+
+    def recover(self) -> None:
+        self.open()
+
+    def take(self, frames: list[Frame]) -> None:
+        store = self.open()
+        receive(store, frames)
+        store.apply_pending(check_all=True)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first generation", "a later generation"])
+def test_dying_before_any_touch_of_the_disk_leaves_one_complete_generation(first: bool) -> None:
+    with a_folder() as folder:
+        pair = Pair(folder)
+        pair.here.mkdir()
+        fill(pair.here)
+        pictures: dict[int, Picture] = {0: {}}
+        if not first:
+            pair.carry()
+            pictures = {1: picture(pair.here)}
+            change(pair.here)
+        frames = frames_of(pair.take())
+        newest = pair.number
+        pictures[newest] = picture(pair.here)
+        standby = Standby(pair, folder / "copy")
+        seen = []
+        for touch in range(1, 10_000, 3):
+            standby.start_over()
+            if not killed_before_disk_event(touch, lambda: standby.take(frames)):
+                break
+            # And once more, while it recovers.
+            killed_before_disk_event(1 + touch % 23, standby.recover)
+            store = standby.open()
+            current = store.current()
+            seen.append(0 if current is None else current.number)
+            if current is None:
+                assert first
+                assert store.manifest() is None
+            else:
+                assert picture(standby.image) == pictures[current.number]
+                store.verify()
+        else:
+            pytest.fail("it never came to an end")
+        assert seen == sorted(seen), "once committed, a generation is never lost again"
+        assert {seen[0], seen[-1]} == {newest - 1, newest}
+        assert len(seen) > 30
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with a_folder() as made:
+        yield made
+
+
+def test_a_standby_killed_at_random_moments_always_holds_a_complete_generation(folder: Path) -> None:
+    chance = random.Random(2)
+    here, there = folder / "here", folder / "there"
+    primary = Identity.load_or_create(folder / "primary", name="primary")
+    standby = Identity.load_or_create(folder / "standby", name="standby")
+    (folder / "peer.pem").write_text(primary.certificate)
+    here.mkdir()
+    (here / "database").write_bytes(os.urandom(4 << 20))
+    source = GenerationSource(WatchedPaths.of([here]))
+    pictures: dict[int, Picture] = {}
+    acknowledged = number = 0
+
+    def keep_shipping(port: int) -> None:
+        nonlocal acknowledged, number
+        link = PrimaryLink.connect(
+            Peer("127.0.0.1", port, standby.certificate),
+            identity=primary,
+            agent_id="agent",
+            replica_id="replica",
+            epoch=1,
+            on_link=lambda _: None,
+            recall=source.recall,
+        )
+        try:
+            while True:
+                edit(here, chance)
+                number += 1
+                pictures[number] = picture(here)
+                acknowledged = link.ship(source.take(number, epoch=1, held=link.held), timeout_seconds=20).number
+        finally:
+            link.close()
+
+    for _ in range(8):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.agent.sync.standby_process", str(folder)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        killer = threading.Timer(chance.uniform(0.02, 0.4), process.kill)
+        killer.start()
+        try:
+            with pytest.raises(LinkDown):
+                keep_shipping(port)
+        finally:
+            killer.join()
+            process.wait()
+            process.stdout.close()
+        store = GenerationStore.open(folder / "store", WatchedPaths.of([there]))
+        current = store.current()
+        if current is None:
+            assert not acknowledged
+        else:
+            assert acknowledged <= current.number <= number
+            assert picture(there) == pictures[current.number]
+            store.verify()
+    assert acknowledged > 8
+
+
+def edit(here: Path, chance: random.Random) -> None:
+    with (here / "database").open("r+b") as file:
+        for _ in range(50):
+            file.seek(chance.randrange(4 << 20))
+            file.write(chance.randbytes(100))
+    name = here / f"file{chance.randrange(20)}"
+    if name.exists() and chance.random() < 0.5:
+        name.rename(here / f"file{chance.randrange(20)}")
+    else:
+        name.write_bytes(chance.randbytes(chance.randrange(200_000)))
+    time.sleep(0.001)
