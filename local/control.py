@@ -32,6 +32,7 @@ class Control:
             "recommend-rebalance": self._recommend_rebalance,
             "kill": self._kill,
             "instances": self._instances,
+            "instance": self._instance,
             "set-capacity": self._set_capacity,
             "set-price": self._set_price,
             "set-times": self._set_times,
@@ -89,7 +90,10 @@ class Control:
         return {}
 
     async def _instances(self, _: Body) -> object:
-        return [dataclasses.asdict(self._market.view(instance)) for instance in self._market.instances.values()]
+        return [dataclasses.asdict(view) for view in self._market.views()]
+
+    async def _instance(self, body: Body) -> object:
+        return dataclasses.asdict(self._market.view(self._market.find(body["instance_id"])))
 
     async def _set_capacity(self, body: Body) -> object:
         available = body["available"]

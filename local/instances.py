@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local.processes import ProcessIdentity, carrying, descendants, end_all
+from local.processes import Census, ProcessIdentity, carrying, end_all
 
 _log = logging.getLogger(__name__)
 
@@ -109,11 +109,11 @@ class Machine:
         """The guard's identity, while it lives."""
         return ProcessIdentity.of(self._guard.pid) if self._guard is not None and not self._dead.is_set() else None
 
-    def pids(self) -> tuple[int, ...]:
-        """Every live process of the instance."""
+    def pids(self, census: Census | None = None) -> tuple[int, ...]:
+        """Every live process of the instance, now or at a census."""
         if self._guard is None or self._dead.is_set():
             return ()
-        return tuple(descendants(self._guard.pid))
+        return tuple((census or Census()).descendants(self._guard.pid))
 
     async def shut_down(self, *, grace_seconds: float) -> None:
         """Ask every process to end, as an orderly shutdown does, then pull the plug."""

@@ -40,20 +40,28 @@ class ProcessIdentity:
                 os.kill(self.pid, number)
 
 
-def descendants(root: int) -> list[int]:
-    """Every live process below `root`, whatever its session or process group."""
-    children: dict[int, list[int]] = {}
-    for pid in _pids():
-        stat = _stat(pid)
-        if stat is not None:
-            children.setdefault(int(stat[1]), []).append(pid)
-    found: list[int] = []
-    waiting = [root]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        waiting += below
-        found += below
-    return [pid for pid in found if (stat := _stat(pid)) is not None and stat[0] != "Z"]
+class Census:
+    """Who descended from whom at one moment; taking it reads all of /proc once."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, list[int]] = {}
+        self._zombies: set[int] = set()
+        for pid in _pids():
+            stat = _stat(pid)
+            if stat is not None:
+                self._children.setdefault(int(stat[1]), []).append(pid)
+                if stat[0] == "Z":
+                    self._zombies.add(pid)
+
+    def descendants(self, root: int) -> list[int]:
+        """Every live process below `root`, whatever its session or process group."""
+        found: list[int] = []
+        waiting = [root]
+        while waiting:
+            below = self._children.get(waiting.pop(), [])
+            waiting += below
+            found += below
+        return [pid for pid in found if pid not in self._zombies]
 
 
 def carrying(variable: str, value: str) -> list[ProcessIdentity]:

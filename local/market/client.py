@@ -116,10 +116,7 @@ class Market:
         Raises:
             LeverRefused: There is none of that id.
         """
-        for each in self.instances():
-            if each.instance_id == instance_id:
-                return each
-        raise LeverRefused("InvalidInstanceID.NotFound", instance_id)
+        return _view(self._pull("instance", instance_id=instance_id))
 
     def set_capacity(
         self,

@@ -25,6 +25,7 @@ from local.market.metadata import InstanceMetadata
 from local.market.prices import SpotPrices
 from local.market.records import Address, Instance, LaunchSpecification
 from local.market.views import InstanceView
+from local.processes import Census
 
 _log = logging.getLogger(__name__)
 
@@ -418,7 +419,12 @@ class SpotMarket:
                 "InvalidAllocationID.NotFound", f"The allocation ID '{allocation_id}' does not exist"
             ) from None
 
-    def view(self, instance: Instance) -> InstanceView:
+    def views(self) -> list[InstanceView]:
+        """Every instance there ever was, oldest first."""
+        census = Census()
+        return [self.view(instance, census) for instance in self.instances.values()]
+
+    def view(self, instance: Instance, census: Census | None = None) -> InstanceView:
         """The instance as tests, the demo and the command line see it."""
         return InstanceView(
             instance_id=instance.instance_id,
@@ -431,7 +437,7 @@ class SpotMarket:
             secondary_private_address=instance.secondary_private_address,
             public_address=self.public_address_of(instance, instance.secondary_private_address)
             or self.public_address_of(instance, instance.private_address),
-            pids=instance.machine.pids(),
+            pids=instance.machine.pids(census),
             disk=instance.machine.disk,
             log=self._folders.logs / f"{instance.instance_id}.log",
             metadata_endpoint=instance.metadata.endpoint,

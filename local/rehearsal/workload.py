@@ -151,7 +151,7 @@ class LedgerWorkload:
 
     def replicas(self) -> list[dict[str, Any]]:
         """The agent's replicas as the API shows them."""
-        found: list[dict[str, Any]] = self.tenancy.get(f"/api/agents/{self.agent_id}/replicas")["items"]
+        found: list[dict[str, Any]] = self.tenancy.get(f"/api/agents/{self.agent_id}/replicas")["replicas"]
         return found
 
     @property
@@ -259,7 +259,7 @@ class LedgerWorkload:
         return view if view["epoch"] > above and view["status"] != "failing-over" else None
 
     def _agent_of(self, instance_id: str) -> dict[str, Any] | None:
-        agents = self.tenancy.get("/api/agents")["items"]
+        agents = self.tenancy.get("/api/agents")["agents"]
         return next((agent for agent in agents if agent["primary_instance_id"] == instance_id), None)
 
     def _is_served(self) -> bool:

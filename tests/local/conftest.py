@@ -29,8 +29,12 @@ def aws() -> Iterator[LocalAws]:
 
 
 @pytest.fixture
-def build(aws: LocalAws) -> Builder:
-    return Builder(aws)
+def build(aws: LocalAws) -> Iterator[Builder]:
+    before = {each.instance_id for each in aws.market.instances()}
+    yield Builder(aws)
+    for each in aws.market.instances():
+        if each.instance_id not in before and each.state in ("pending", "running"):
+            aws.market.kill(each.instance_id)
 
 
 def eventually[T](read: Callable[[], T | None], *, within_seconds: float = 10.0) -> T:
@@ -63,16 +67,11 @@ class Builder:
         return self.aws.market.instance(instance_id)
 
     def await_state(self, instance_id: str, state: str) -> InstanceView:
-        return eventually(
-            lambda: next(
-                (
-                    each
-                    for each in self.aws.market.instances()
-                    if each.instance_id == instance_id and each.state == state
-                ),
-                None,
-            )
-        )
+        def arrived() -> InstanceView | None:
+            instance = self.aws.market.instance(instance_id)
+            return instance if instance.state == state else None
+
+        return eventually(arrived)
 
     def an_image(self, program: str, **more: Any) -> str:
         """Register an image whose instances run a Python program."""
