@@ -107,6 +107,7 @@ class Primary:
         bound_since: When the binding began; orders asked for earlier say nothing about it.
         withdrawing: Readiness is being taken back.
         readiness: Number of the last readiness report that may have been sent; durable.
+        reported_ready: No report that the replica is ready was sent under a number above this.
         lease_until: Until when the lease holds.
         unanswered_since: When the oldest lease request was sent that nothing has answered since.
         covered_until: The standby holds everything up to here.
@@ -132,6 +133,7 @@ class Primary:
     ready_sent_at: float = NEVER
     ready_acknowledged: bool = False
     readiness: int = 0
+    reported_ready: int = 0
     lease_until: float = NEVER
     request: int = 0
     asked_at: float = NEVER
@@ -264,7 +266,7 @@ class _Turn:
         if first and peer is not None:
             # An earlier process of this primary may have reported the replica ready, even a moment ago: take the
             # readiness back, or hold the lease, before serving.
-            self.put(bound=peer.replica_id, bound_since=self.now, withdrawing=True)
+            self.put(bound=peer.replica_id, bound_since=self.now, withdrawing=True, reported_ready=self.state.readiness)
             bound = peer.replica_id
         if bound is not None and (peer is None or peer.replica_id != bound):
             if sent_at <= self.state.bound_since:
@@ -345,16 +347,18 @@ class _Turn:
                 pass
 
     def _take_unready_answer(self, event: UnreadyAnswered) -> None:
-        if event.replica_id != self.state.bound or event.readiness != self.state.readiness:
+        # Any withdrawal that is above the last ready report will do, not only the latest: answers may take longer than
+        # the next withdrawal, and whatever was sent below it is void.
+        if event.replica_id != self.state.bound or event.readiness <= self.state.reported_ready:
             return
         match event.outcome:
             case Outcome.DONE:
                 self._unbind()
-            case Outcome.REFUSED:
+            case Outcome.REFUSED if event.readiness == self.state.readiness:
                 # Our number is not the highest: ask what is, and try again above it.
                 self.put(withdrawal_sent_at=NEVER)
                 self.do(Beat())
-            case Outcome.UNKNOWN:
+            case _:
                 pass
 
     def _take_abort_answer(self, event: AbortAnswered) -> None:
@@ -465,6 +469,7 @@ class _Turn:
             bound=state.standby.replica_id,
             bound_since=self.now,
             readiness=state.readiness + 1,
+            reported_ready=state.readiness + 1,
             ready_acknowledged=False,
             withdrawing=False,
             withdrawal_sent_at=NEVER,
