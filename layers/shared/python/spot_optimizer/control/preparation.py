@@ -16,6 +16,7 @@ from spot_optimizer.domain.replicas import Replica, ReplicaState
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import (
     ConditionFailed,
+    LaunchRefused,
     NoPoolQualifies,
     OutcomeUnknown,
     PoolUnavailable,
@@ -78,31 +79,25 @@ def launch_instance(
     if replica.launch_number < number:
         _commit(plane, replicas.begin_launch(replica, number=number, pool_id=pool_id, lifecycle=lifecycle))
         replica = _living(plane, agent_id, replica_id)
+    if replica.launch_number < number:
+        raise OutcomeUnknown(f"launch {number} of replica {replica_id} is not persisted, as it must be before AWS is asked")
+    if replica.launch_number > number or replica.attempts[-1]["outcome"] not in (ASKED, LAUNCHED):
+        # This attempt is over; asking again under its token could launch an instance that nobody waits for.
+        raise PoolUnavailable(f"launch {number} of replica {replica_id} is over; the latest is {replica.launch_number}")
     target = LaunchTarget(Pool.parse(pool_id), Lifecycle(lifecycle), subnet_id)
-    user_data = plane.joining.user_data(
-        agent_id=agent_id, replica_id=replica_id, launch_number=number, now=replica.created_at
-    )
     try:
-        launched = plane.compute.launch(
-            target,
-            launch_template_id=agent.launch_template_id,
-            client_token=f"{replica_id}-{number}",
-            user_data=user_data,
-            tags={
-                "spot-optimizer:agent": agent_id,
-                "spot-optimizer:replica": replica_id,
-                "spot-optimizer:client": agent.client_id,
-            },
-        )
+        instance_id = _launch(plane, agent, replica, target)
     except PoolUnavailable as refusal:
         _commit(plane, replicas.end_launch(replica, outcome=str(refusal)[:200], instance_id=None))
         raise
-    _commit(plane, replicas.end_launch(replica, outcome=LAUNCHED, instance_id=launched.instance_id))
+    _commit(plane, replicas.end_launch(replica, outcome=LAUNCHED, instance_id=instance_id))
     after = plane.records.replica(agent_id, replica_id)
-    if not after.active and after.status is not ReplicaState.PROMOTED:
-        plane.compute.terminate(launched.instance_id)
-        raise ReplicaFailed(f"replica {replica_id} was ended while it was launched; its instance is terminated")
-    return {"instance_id": launched.instance_id}
+    if after.instance_id == instance_id and (after.active or after.status is ReplicaState.PROMOTED):
+        return {"instance_id": instance_id}
+    if after.instance_id is None and after.active and after.launch_number == number:
+        raise OutcomeUnknown(f"the launch of {instance_id} for replica {replica_id} is not recorded yet")
+    plane.compute.terminate(instance_id)
+    raise ReplicaFailed(f"replica {replica_id} went on or ended while it was launched; {instance_id} is terminated")
 
 
 def await_agent(plane: Plane, agent_id: str, replica_id: str, *, task_token: str) -> None:
@@ -141,9 +136,44 @@ def confirm_ready(plane: Plane, agent_id: str, replica_id: str) -> dict[str, Any
 
 
 def fail_replica(plane: Plane, agent_id: str, replica_id: str, *, cause: str) -> dict[str, Any]:
-    """End a replica that could not be prepared, and let go of its instance."""
+    """End a replica that could not be prepared, and let go of its instance, also of one that was never recorded."""
     replica = replication.end_replica(plane, agent_id, replica_id, state=ReplicaState.FAILED, reason=cause[:1000])
+    if replica.instance_id is None and replica.attempts and replica.attempts[-1]["outcome"] == ASKED:
+        _terminate_unrecorded(plane, replica)
     return {"status": replica.status, "cause": cause[:1000]}
+
+
+def _launch(plane: Plane, agent: Agent, replica: Replica, target: LaunchTarget) -> str:
+    """Ask for the replica's latest attempt; asking again gives the same instance."""
+    return plane.compute.launch(
+        target,
+        launch_template_id=agent.launch_template_id,
+        client_token=f"{replica.replica_id}-{replica.launch_number}",
+        user_data=plane.joining.user_data(
+            agent_id=agent.agent_id,
+            replica_id=replica.replica_id,
+            launch_number=replica.launch_number,
+            now=replica.created_at,
+        ),
+        tags={
+            "spot-optimizer:agent": agent.agent_id,
+            "spot-optimizer:replica": replica.replica_id,
+            "spot-optimizer:client": agent.client_id,
+        },
+    ).instance_id
+
+
+def _terminate_unrecorded(plane: Plane, replica: Replica) -> None:
+    """An instance may run of which no row knows: the same client token tells which."""
+    agent = plane.records.agent(replica.agent_id)
+    pool = Pool.parse(replica.attempts[-1]["pool_id"])
+    subnet_id = plane.compute.subnets(agent.subnet_ids)[pool.availability_zone]
+    target = LaunchTarget(pool, Lifecycle(replica.attempts[-1]["lifecycle"]), subnet_id)
+    try:
+        instance_id = _launch(plane, agent, replica, target)
+    except (PoolUnavailable, LaunchRefused):
+        return
+    plane.compute.terminate(instance_id)
 
 
 def _order(plane: Plane, agent: Agent, replica: Replica, subnets: Mapping[str, str]) -> tuple[LaunchTarget, ...]:
