@@ -17,6 +17,8 @@ from simulation.network import CONTROL_PLANE, Link
 from spot_agent.joining import resume
 from spot_agent.runtime import decide, role_of
 from spot_agent.workload import WorkloadStatus
+from spot_optimizer.domain import lease, primary, standby
+from spot_optimizer.domain.agents import HandoverState
 from spot_optimizer.domain.orders import Peer, Role
 from spot_optimizer.domain.primary import Primary, Workload
 from spot_optimizer.domain.protocol import (
@@ -70,7 +72,6 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS = 3.0
 TICK_SECONDS = 0.25
-IDLE_TICK_SECONDS = 1.0
 BEATS_IN_FLIGHT = 3
 PROGRESS_SECONDS = 10.0
 FINAL_SECONDS = 60.0
@@ -107,6 +108,7 @@ class AgentProcess:
         self._beat_wanted = False
         self._beat_sent_at = float("-inf")
         self._beat_alarm_at = float("inf")
+        self._tick_due = float("inf")
         self._notice_check = 5.0
         self._listening_to: Peer | None = None
         self._destination: tuple[Peer, int] | None = None
@@ -166,7 +168,7 @@ class AgentProcess:
         self.kernel.tell(self.instance_id, "agent runs as %s, epoch %s", role_of(self.state), self.state.epoch)
         self._beat_wanted = True
         self._beat()
-        self._tick()
+        self._set_tick()
         self.look_for_notices()
 
     def end(self, reason: str) -> None:
@@ -228,23 +230,26 @@ class AgentProcess:
             if first:
                 self._progress_at = float("-inf")
         self._report_progress()
+        self._set_tick()
 
-    def _tick(self) -> None:
-        if not self.alive:
+    def _tick(self, due: float) -> None:
+        if due != self._tick_due or not self.alive:
             return
-        if not self.paused:
+        self._tick_due = float("inf")
+        if self.paused:
+            self._waiting.append((self._take, (Tick(),)))
+        else:
             self._take(Tick())
-        self.kernel.after(self.machine.true_delay(self._tick_interval()), self._tick)
 
-    def _tick_interval(self) -> float:
-        # Where nothing is under way a tick changes nothing, and is skipped: see tests/simulation.
-        state = self.state
-        if isinstance(state, Retired):
-            return 5.0
-        if isinstance(state, Primary) and state.bound is None and state.standby is None and state.frozen_for is None:
-            settled = state.confirmed and state.workload is Workload.RUNNING
-            return IDLE_TICK_SECONDS if settled else TICK_SECONDS
-        return TICK_SECONDS
+    def _set_tick(self) -> None:
+        """Tick when time alone would next change something; ticks before that are skipped, see `next_change`."""
+        state, now = self.state, self.machine.boot_clock
+        if state is None:
+            return
+        due = max(next_change(state, now), now) + TICK_SECONDS * (0.1 + 0.9 * self.kernel.chance.random())
+        if due < self._tick_due - TICK_SECONDS or self._tick_due <= now:
+            self._tick_due = due
+            self.kernel.after(self.machine.true_delay(due - now), self._tick, due)
 
     def _perform(self, action: Action, decided_in: State) -> None:  # noqa: C901 - one flat case per action
         epoch = decided_in.epoch
@@ -651,6 +656,7 @@ class AgentProcess:
 
     def take_lease_ask(self, link: Link, asked: AskLease, epoch: int) -> None:
         """At the standby: its loop answers, or nobody does."""
+        self.world.last_heard_at[link.primary.instance_id] = self.kernel.now
         number = self.world.next_number()
         self._asks[number] = (link, asked)
         self._unless_gone(self._take, LeaseAsked(request=number, epoch=epoch))
@@ -671,6 +677,53 @@ class AgentProcess:
 
     def _start_fails(self) -> bool:
         return self.world.weather.hits("fail", "start")
+
+
+def next_change(state: State, now: float) -> float:
+    """Until when ticks change nothing, as far as is known; `now` where that is not known.
+
+    Agents tick all the time; in a run, most of these steps would be idle. tests/simulation holds this against `decide`.
+    """
+    match state:
+        case Retired():
+            return now + 3600.0
+        case Primary(confirmed=False):
+            return now + 3600.0
+        case Primary(workload=Workload.RUNNING, frozen_for=None, withdrawing=False, abort_wanted=None):
+            return _next_change_at_primary(state, now)
+        case Standby(granting=True, commit_in_flight=False, final_for=None, handover=None):
+            return _next_change_at_standby(state)
+        case Standby(granting=True, commit_in_flight=False, final_for=None) if not (
+            state.handover and state.handover.state is HandoverState.OPEN
+        ):
+            return _next_change_at_standby(state)
+        case _:
+            return now
+
+
+def _next_change_at_primary(state: Primary, now: float) -> float:
+    moments = [now + 3600.0]
+    if state.notice_deadline is not None:
+        moments.append(state.notice_sent_at + primary.NOTICE_REPEAT_SECONDS)
+    if state.standby is not None and state.link_up:
+        moments.append(state.asked_at + lease.RENEW_EVERY_SECONDS)
+    if state.bound is not None:
+        lag = primary.LAG_INTERVALS * state.sync_interval_seconds + primary.LAG_GRACE_SECONDS
+        moments += [state.lease_until - lease.STOP_EARLY_SECONDS, state.covered_until + lag]
+        if not state.ready_acknowledged or not state.link_up:
+            return now
+        if state.unanswered_since is not None:
+            moments.append(state.unanswered_since + primary.ASK_UNANSWERED_SECONDS)
+    return min(moments)
+
+
+def _next_change_at_standby(state: Standby) -> float:
+    moments = [float("inf")]
+    if state.heard_at is not None:
+        moments.append(state.heard_at + lease.SILENCE_SECONDS)
+    if state.notice_deadline is not None:
+        moments.append(state.notice_sent_at + standby.NOTICE_REPEAT_SECONDS)
+    return min(moments)
 
 
 def _as_event(image: Image) -> GenerationCommitted:

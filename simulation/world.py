@@ -87,6 +87,7 @@ class World:
         self.reached: Counter[str] = Counter()
         self.epochs_served: dict[str, int] = {}
         self.last_moved_to: dict[str, str] = {}
+        self.last_heard_at: dict[str, float] = {}
         self.promoted_at: list[tuple[float, int]] = []
         self.served_at: dict[int, float] = {}
         self.signalled_at: float | None = None
