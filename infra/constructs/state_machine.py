@@ -81,6 +81,15 @@ def state_machine_arn(scope: Construct, settings: Settings, definition: str) -> 
     )
 
 
+def allow_waking_tasks(function: Function) -> None:
+    """Allow a function to complete tasks that wait for a token it holds."""
+    function.allow(
+        "states:SendTaskSuccess",
+        on="*",
+        wildcard_because="The call names nothing but a task's token, which nobody can guess and which names the execution.",
+    )
+
+
 def allow_following_executions(function: Function, settings: Settings, definition: str) -> None:
     """Allow a function to look what became of any execution of a machine."""
     function.allow(

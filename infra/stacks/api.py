@@ -11,7 +11,7 @@ from infra.constructs.function import Function
 from infra.constructs.http_api import PublicApi
 from infra.constructs.parameter import Parameter, parameter_arn
 from infra.constructs.shared_layer import SharedLayer
-from infra.constructs.state_machine import allow_following_executions
+from infra.constructs.state_machine import allow_following_executions, allow_waking_tasks
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
@@ -118,8 +118,7 @@ class ApiStack(Stack):
         function.allow("ssm:GetParameter", on=parameter_arn(self, self._settings.identity_certificate_parameter))
         # whether the admin has tagged for this client what a new agent names
         allow_looking(function, "DescribeLaunchTemplates", "DescribeSubnets", "DescribeAddresses")
-        for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
-            function.allow("states:SendTaskSuccess", on=machine)
+        allow_waking_tasks(function)
         self._allow_reconciling_traffic(function)
 
     def _allow_replica_api(self, function: Function) -> None:
@@ -131,7 +130,8 @@ class ApiStack(Stack):
         data.interruptions.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
-            function.allow("states:StartExecution", "states:SendTaskSuccess", on=machine)
+            function.allow("states:StartExecution", on=machine)
+        allow_waking_tasks(function)
         allow_following_executions(function, self._settings, "fail_over")
         # a promotion without a word from the primary rests on EC2's word that it is dead
         allow_looking(function, "DescribeInstances")

@@ -18,7 +18,12 @@ from infra.constructs.interruption_signals import InterruptionSignals
 from infra.constructs.join_key import JoinKey
 from infra.constructs.parameter import parameter_arn
 from infra.constructs.shared_layer import SharedLayer
-from infra.constructs.state_machine import StateMachine, allow_following_executions, state_machine_arn
+from infra.constructs.state_machine import (
+    StateMachine,
+    allow_following_executions,
+    allow_waking_tasks,
+    state_machine_arn,
+)
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
@@ -116,9 +121,8 @@ class WorkflowStack(Stack):
         data.interruptions.allow_query_by(function.grantee, "pool-index")
         data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         for machine in ("fail_over", "prepare_replica"):
-            function.allow(
-                "states:StartExecution", "states:SendTaskSuccess", on=state_machine_arn(self, settings, machine)
-            )
+            function.allow("states:StartExecution", on=state_machine_arn(self, settings, machine))
+        allow_waking_tasks(function)
         allow_following_executions(function, settings, "fail_over")
         allow_looking(function, "DescribeInstances")
         allow_moving_addresses(function)
@@ -132,8 +136,7 @@ class WorkflowStack(Stack):
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         data.interruptions.allow_query_by(function.grantee, "pool-index")
         data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)
-        for machine in ("fail_over", "prepare_replica"):
-            function.allow("states:SendTaskSuccess", on=state_machine_arn(self, settings, machine))
+        allow_waking_tasks(function)
         function.allow("ssm:GetParameter", on=parameter_arn(self, settings.api_url_parameter))
         allow_looking(function, "DescribeInstances", "DescribeSubnets", "DescribeSpotPriceHistory")
         allow_launching(function)
