@@ -53,7 +53,7 @@ def deploy_assembly(aws: Aws, assembly: Path, parameters: Mapping[str, str]) -> 
         aws: Where to.
         assembly: The folder that `cdk synth` wrote.
         parameters: CloudFormation parameters; each stack takes those that it declares. A stack that declares
-            `IdentityCertificate` gets the account's own unless it is given here.
+            `…IdentityCertificate` gets the account's own unless it is given here.
 
     Returns:
         The outputs of all stacks, merged.
@@ -68,7 +68,8 @@ def deploy_assembly(aws: Aws, assembly: Path, parameters: Mapping[str, str]) -> 
     stacks = list(_in_order(_stacks(aws, assembly, manifest)))
     _refuse_unknown(parameters, stacks)
     # What AWS publishes for each of its regions, this AWS knows of itself.
-    given = {_IDENTITY_CERTIFICATE: aws.identity_certificate, **parameters}
+    own = {name: aws.identity_certificate for name in _declared(stacks) if name.endswith(_IDENTITY_CERTIFICATE)}
+    given = {**own, **parameters}
     outputs: dict[str, str] = {}
     for stack in stacks:
         outputs |= _deploy_stack(aws, stack, given)
@@ -111,12 +112,16 @@ def _in_order(stacks: Mapping[str, _Stack]) -> Iterator[_Stack]:
 
 
 def _refuse_unknown(parameters: Mapping[str, str], stacks: list[_Stack]) -> None:
-    declared = {name for stack in stacks for name in _declared_parameters(stack)}
+    declared = _declared(stacks)
     unknown = sorted(set(parameters) - declared)
     if unknown:
         raise DeploymentFailed(
             f"no stack declares the parameter {', '.join(unknown)}; there are {', '.join(sorted(declared))}"
         )
+
+
+def _declared(stacks: list[_Stack]) -> set[str]:
+    return {name for stack in stacks for name in _declared_parameters(stack)}
 
 
 def _declared_parameters(stack: _Stack) -> set[str]:
