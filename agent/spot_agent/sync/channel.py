@@ -6,11 +6,13 @@ A channel may be closed by any thread at any time; sending and receiving is for 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from spot_agent.sync.errors import LinkDown, PeerNotTrusted
 from spot_agent.sync.frames import (
@@ -23,6 +25,8 @@ from spot_agent.sync.frames import (
     encode_frame,
 )
 from spot_agent.sync.identity import Identity, fingerprint
+
+_PARTING_SECONDS: Final = 0.5
 
 
 class Channel:
@@ -59,7 +63,7 @@ class Channel:
             LinkDown: It could not be sent.
         """
         head = encode_frame(frame)
-        with self._in_use():
+        with self.connection_in_use():
             # A small frame goes out as one record, so that it is one packet.
             if len(frame.payload) <= SMALL_PAYLOAD:
                 self._send_all(memoryview(head + bytes(frame.payload)), deadline)
@@ -79,7 +83,7 @@ class Channel:
             LinkDown: The connection is gone.
             ProtocolViolated: What arrived is no frame.
         """
-        with self._in_use():
+        with self.connection_in_use():
             if self._lengths is None:
                 self._fill(deadline)
                 self._lengths = check_lengths(self._part, longest_payload=self._longest_payload)
@@ -115,13 +119,14 @@ class Channel:
                 self._connection.close()
 
     @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
+    def connection_in_use(self) -> Iterator[ssl.SSLSocket]:
+        """The connection, which is not closed, only shut down, as long as it is in use."""
         with self._lock:
             if self._closed:
                 raise LinkDown("the connection to the peer is closed")
             self._users += 1
         try:
-            yield
+            yield self._connection
         finally:
             with self._lock:
                 self._users -= 1
@@ -156,6 +161,19 @@ class Channel:
                 view = view[self._connection.send(view) :]
             except (OSError, ValueError) as broken:
                 raise LinkDown(f"could not send to the peer: {broken}") from broken
+
+
+def hung_up(channels: Sequence[Channel], *, timeout_seconds: float) -> bool:
+    """Wait for a peer to close one of some channels, without reading from them.
+
+    Raises:
+        LinkDown: One is closed on this side.
+    """
+    poll = select.poll()
+    with contextlib.ExitStack() as stack:
+        for channel in channels:
+            poll.register(stack.enter_context(channel.connection_in_use()), select.POLLRDHUP)
+        return bool(poll.poll(timeout_seconds * 1000))
 
 
 def dial(address: str, port: int, *, identity: Identity, certificate: str, timeout_seconds: float) -> Channel:
@@ -226,6 +244,7 @@ def _shake_hands(
         if shown is None or fingerprint(ssl.DER_cert_to_PEM_cert(shown)) != fingerprint(certificate):
             raise PeerNotTrusted("the peer showed another certificate than the control plane handed out for it")
     except ssl.SSLCertVerificationError as untrusted:
+        _let_the_alert_arrive(secured)
         secured.close()
         raise PeerNotTrusted(f"the peer's certificate is not the pinned one: {untrusted.verify_message}") from untrusted
     except ssl.SSLError as failed:
@@ -238,6 +257,20 @@ def _shake_hands(
         secured.close()
         raise
     return Channel(secured)
+
+
+def _let_the_alert_arrive(connection: ssl.SSLSocket) -> None:
+    """Wait a moment for the other side to close first.
+
+    It may have said more already. Closing with that unread would reset the connection, and it would not learn why.
+    """
+    end = time.monotonic() + _PARTING_SECONDS
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+        while time.monotonic() < end:
+            connection.settimeout(wait_until(end))
+            if not socket.socket.recv(connection, 4096):
+                return
 
 
 def wait_until(deadline: float) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from spot_agent.sync.channel import Channel, answer, dial
+from spot_agent.sync.channel import Channel, answer, dial, hung_up
 from spot_agent.sync.errors import (
     GenerationRefused,
     ImageDamaged,
@@ -156,7 +156,6 @@ class PrimaryLink:
         self._held: Manifest | None = None
         self._meter: _Meter | None = None
         self._pings = 0
-        self._over = threading.Event()
 
     @staticmethod
     def connect(
@@ -392,7 +391,13 @@ class PrimaryLink:
     def _watch(self) -> None:
         """Ping when there is nothing to say, and notice when the standby falls silent."""
         pause = self._silence_seconds / 4
-        while not self._over.wait(pause):
+        while self._up:
+            try:
+                if hung_up([self._control, self._data], timeout_seconds=pause):
+                    self._lose(LinkDown("the standby closed the connection"))
+                    return
+            except LinkDown:  # closed here
+                return
             silent = time.monotonic() - self._heard
             if silent >= self._silence_seconds:
                 self._lose(LinkDown(f"the standby has said nothing for {silent:.1f} s"))
@@ -406,7 +411,6 @@ class PrimaryLink:
             if not self._up:
                 return
             self._up = False
-        self._over.set()
         self._control.close()
         self._data.close()
         if why is not None:
