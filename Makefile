@@ -10,7 +10,7 @@ ARCHITECTURE ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x86_64)
 STAGE ?= dev
 SYNTH_OUT := build/cdk.out
 # Writes docs/openapi.json from the routes; with --check it only compares.
-OPENAPI := $(PYTHON) -m tests.openapi_document
+OPENAPI := $(PYTHON) -m functions.operator_api.document
 DEMO := $(PYTHON) -m local.demo
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent

@@ -86,7 +86,7 @@ def allow_waking_tasks(function: Function) -> None:
     function.allow(
         "states:SendTaskSuccess",
         on="*",
-        wildcard_because="The call names nothing but a task's token, which nobody can guess and which names the execution.",
+        wildcard_because="The call names only a task's token, which nobody can guess and which names the execution.",
     )
 
 

@@ -124,11 +124,11 @@ class ApiStack(Stack):
     def _allow_replica_api(self, function: Function) -> None:
         data = self._data
         data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
-        data.heartbeats.allow(function.grantee, "GetItem", "Query")
+        data.heartbeats.allow(function.grantee, "GetItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
-        data.interruptions.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
-        data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.switches.allow(function.grantee, *CONDITIONAL_WRITES)
         for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
             function.allow("states:StartExecution", on=machine)
         allow_waking_tasks(function)

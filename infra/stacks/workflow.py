@@ -114,12 +114,11 @@ class WorkflowStack(Stack):
         data, function = self._data, self.fail_over
         data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
         data.agents.allow_query_by(function.grantee, "listing-index")
-        data.heartbeats.allow(function.grantee, "GetItem", "Query")
+        data.heartbeats.allow(function.grantee, "GetItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
-        data.interruptions.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
-        data.interruptions.allow_query_by(function.grantee, "pool-index")
-        data.switches.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.interruptions.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.switches.allow(function.grantee, *CONDITIONAL_WRITES)
         for machine in ("fail_over", "prepare_replica"):
             function.allow("states:StartExecution", on=state_machine_arn(self, settings, machine))
         allow_waking_tasks(function)
@@ -131,7 +130,7 @@ class WorkflowStack(Stack):
     def _allow_prepare_replica(self, settings: Settings) -> None:
         data, function = self._data, self.prepare_replica
         data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
-        data.heartbeats.allow(function.grantee, "GetItem", "Query")
+        data.heartbeats.allow(function.grantee, "GetItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         data.interruptions.allow_query_by(function.grantee, "pool-index")

@@ -16,6 +16,7 @@ UNBOUNDED = (
     "xray:*",
     "ec2:Describe*",
     "ec2:CreateFleet",
+    "states:SendTaskSuccess",
     "logs:*LogDeliver*",
     "logs:*ResourcePolic*",
     "logs:Describe*",
