@@ -149,7 +149,7 @@ def parse_orders(answer: Mapping[str, Any]) -> Orders:
             epoch=int(answer["epoch"]),
             peer=None if peer is None else _parse_peer(peer),
             handover=None if handover is None else _parse_handover(handover),
-            noticed=bool(answer["noticed"]),
+            under_way=bool(answer["under_way"]),
             heartbeat_every_seconds=float(answer["heartbeat_every_seconds"]),
             sync_interval_seconds=float(answer["sync_interval_seconds"]),
             lost=bool(answer.get("lost", False)),

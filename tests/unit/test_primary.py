@@ -67,7 +67,7 @@ def orders(**changes: object) -> Orders:
         "epoch": 1,
         "peer": None,
         "handover": None,
-        "noticed": False,
+        "under_way": False,
         "heartbeat_every_seconds": 30.0,
         "sync_interval_seconds": 1.0,
     }
@@ -248,7 +248,7 @@ def test_a_frozen_primary_thaws_when_its_handover_is_aborted() -> None:
     agent = a_frozen_primary()
     agent.sees(LeaseAnswered("rep-1", 9, agent.now, granted=True))
     told = orders(
-        peer=a_peer(status=ReplicaState.READY, readiness=1), handover=a_handover(HandoverState.ABORTED), noticed=True
+        peer=a_peer(status=ReplicaState.READY, readiness=1), handover=a_handover(HandoverState.ABORTED), under_way=True
     )
     assert of(Thaw, agent.is_told(told, after=0.5)) == [Thaw(1)]
 

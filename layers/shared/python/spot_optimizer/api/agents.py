@@ -76,7 +76,7 @@ class RegisterRequest(Body):
         key = self.registration_key or idempotency_key or ""
         if len(key) < SHORTEST_KEY:
             raise InvalidRequest(
-                "the registration has no key; expected a random one that the instance keeps, so that it can be repeated",
+                "the registration has no key; expected a random one that the instance keeps, to repeat it with",
                 field="registration_key",
                 expected=f"at least {SHORTEST_KEY} characters, here or as Idempotency-Key",
             )
@@ -196,7 +196,7 @@ class HeartbeatAnswer(Answer):
     epoch: int
     peer: Peer | None
     handover: Handover | None
-    noticed: bool
+    under_way: bool
     heartbeat_every_seconds: float
     sync_interval_seconds: float
     lost: bool
@@ -211,7 +211,7 @@ class HeartbeatAnswer(Answer):
             epoch=orders.epoch,
             peer=None if orders.peer is None else Peer.model_validate(orders.peer),
             handover=None if orders.handover is None else Handover.model_validate(orders.handover),
-            noticed=orders.noticed,
+            under_way=orders.under_way,
             heartbeat_every_seconds=orders.heartbeat_every_seconds,
             sync_interval_seconds=orders.sync_interval_seconds,
             lost=orders.lost,

@@ -55,14 +55,14 @@ class Orders:
 
     Attributes:
         peer: Set as soon as the other end can be connected; for a primary, its active replica.
-        noticed: A failover of the agent's primary is under way.
+        under_way: A failover, or the launch of a replica, is under way: report often.
     """
 
     role: Role
     epoch: int
     peer: Peer | None
     handover: HandoverView | None
-    noticed: bool
+    under_way: bool
     heartbeat_every_seconds: float
     sync_interval_seconds: float
     lost: bool = False
@@ -127,7 +127,7 @@ def orders_for(
         epoch=agent.epoch,
         peer=peer,
         handover=handover,
-        noticed=agent.claim_open,
+        under_way=agent.claim_open or (replica is not None and replica.active and peer is None),
         heartbeat_every_seconds=heartbeat_every_seconds,
         sync_interval_seconds=agent.sync_interval_seconds,
         lost=agent.lost,

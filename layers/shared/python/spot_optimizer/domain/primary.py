@@ -148,7 +148,7 @@ class Primary:
     abort_wanted: str | None = None
     abort_sent_at: float = NEVER
     ended_handovers: tuple[str, ...] = ()
-    noticed: bool = False
+    under_way: bool = False
     notice_deadline: str | None = None
     notice_sent_at: float = NEVER
     rebalance_sent_at: float = NEVER
@@ -251,7 +251,7 @@ class _Turn:
         self.put(
             last_beat=event.beat,
             confirmed=True,
-            noticed=orders.noticed,
+            under_way=orders.under_way,
             heartbeat_every_seconds=orders.heartbeat_every_seconds,
             sync_interval_seconds=orders.sync_interval_seconds,
         )
@@ -543,10 +543,12 @@ class _Turn:
         state = self.state
         around_handover = (
             state.frozen_for is not None
-            or state.noticed
+            or state.under_way
             or state.withdrawing
             or state.notice_deadline is not None
             or not state.confirmed
+            # The replica that a recommendation calls for will soon want to be connected.
+            or self.now - state.rebalance_sent_at < REBALANCE_REPEAT_SECONDS
         )
         if around_handover:
             beat = BEAT_AROUND_HANDOVER_SECONDS

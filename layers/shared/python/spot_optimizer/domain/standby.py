@@ -89,7 +89,7 @@ class Standby:
     commit_in_flight: bool = False
     commit_after: float = NEVER
     silent_sent_at: float = NEVER
-    noticed: bool = False
+    under_way: bool = False
     notice_deadline: str | None = None
     notice_sent_at: float = NEVER
     pace: Pace | None = None
@@ -152,7 +152,7 @@ class _Turn:
         if orders.epoch > self.state.epoch or orders.role is Role.RETIRED:
             self.do(Remember(role=Role.RETIRED, epoch=orders.epoch), Disconnect(), Beat())
             return Retired(epoch=orders.epoch, last_beat=event.beat, restore=self.state.generation > 0)
-        self.put(last_beat=event.beat, noticed=orders.noticed, handover=orders.handover)
+        self.put(last_beat=event.beat, under_way=orders.under_way, handover=orders.handover)
         peer = orders.peer
         if peer is None:
             return None
@@ -200,7 +200,7 @@ class _Turn:
                     workload=Workload.STARTING,
                     restore=True,
                     last_beat=self.state.last_beat,
-                    noticed=True,
+                    under_way=True,
                     generation=self.state.generation,
                     notice_deadline=self.state.notice_deadline,
                 )
@@ -278,7 +278,7 @@ class _Turn:
     def _set_pace(self) -> None:
         state = self.state
         around_handover = (
-            state.noticed or self._silent_since is not None or not state.granting or state.final_for is not None
+            state.under_way or self._silent_since is not None or not state.granting or state.final_for is not None
         )
         pace = Pace(BEAT_AROUND_HANDOVER_SECONDS if around_handover else BEAT_SECONDS, NOTICE_CHECK_SECONDS)
         if pace != state.pace:
