@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,10 +21,11 @@ from functions.replica_api import handler as replica_api
 from local.identity import IdentitySigner
 from spot_optimizer import bootstrap, wiring
 from spot_optimizer.domain.tokens import OperatorRole
-from tests.adapters.tables import ACCOUNT, ENVIRONMENT, REGION, make_tables
+from tests.adapters.tables import ACCOUNT, ENVIRONMENT, REGION, TABLES, make_tables
 
 CLIENT = "acme"
-CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUQnJlYWQgYW5kIGJ1dHRlciBhbmQgamFtIDAxMA==\n-----END CERTIFICATE-----\n"
+CERTIFICATE_BODY = "MIIBszCCAVmgAwIBAgIUQnJlYWQgYW5kIGJ1dHRlciBhbmQgamFtIDAxMA=="
+CERTIFICATE = f"-----BEGIN CERTIFICATE-----\n{CERTIFICATE_BODY}\n-----END CERTIFICATE-----\n"
 PRIMARY = "i-0aaaaaaaaaaaaaaa1"
 STANDBY = "i-0bbbbbbbbbbbbbbb2"
 KEY = "primary-key-of-at-least-32-characters"
@@ -165,13 +167,11 @@ def signer() -> IdentitySigner:
     return IdentitySigner()
 
 
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def environment() -> Iterator[None]:
     """The environment that the stacks give the functions."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
     machine = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine"
-    for name, value in {
+    values = {
         **ENVIRONMENT,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -185,9 +185,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "IDENTITY_CERTIFICATE_PARAMETER": "/test/identity-certificate",
         "JOIN_KEY_ID": "alias/test-join",
         "STAGE": "test",
-    }.items():
-        monkeypatch.setenv(name, value)
-    with mock_aws(config={"lambda": {"use_docker": False}}):
+    }
+    with pytest.MonkeyPatch.context() as patch, mock_aws(config={"lambda": {"use_docker": False}}):
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in values.items():
+            patch.setenv(name, value)
         _forget_what_was_wired()
         yield
     _forget_what_was_wired()
@@ -199,9 +202,9 @@ def _forget_what_was_wired() -> None:
             value.cache_clear()
 
 
-@pytest.fixture
-def http(environment: None, signer: IdentitySigner) -> Http:
-    """The product's functions on AWS in process, with a client that may use a launch template, a subnet and an address."""
+@pytest.fixture(scope="module")
+def deployed(environment: None, signer: IdentitySigner) -> Http:
+    """The product's functions on AWS in process, and a client with a launch template, a subnet and an address."""
     make_tables()
     ssm = boto3.client("ssm")
     ssm.put_parameter(Name="/test/api-url", Value="http://127.0.0.1:4566", Type="String")
@@ -228,6 +231,20 @@ def http(environment: None, signer: IdentitySigner) -> Http:
     return http
 
 
+@pytest.fixture(scope="module")
+def registered(deployed: Http) -> Registration:
+    """A registered agent."""
+    return deployed.register()
+
+
+@pytest.fixture
+def http(deployed: Http, registered: Registration) -> Iterator[Http]:
+    """As `deployed`, with one registered agent; the tables are put back afterwards."""
+    before = _read_rows()
+    yield deployed
+    _write_rows(before)
+
+
 def _allowed_resources(client_id: str) -> dict[str, str]:
     ec2 = boto3.client("ec2")
     tags: Any = [{"Key": "spot-optimizer:client", "Value": client_id}]
@@ -247,20 +264,37 @@ def _allowed_resources(client_id: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def agent(http: Http) -> Registration:
+def agent(http: Http, registered: Registration) -> Registration:
     """A registered agent."""
-    return http.register()
+    return registered
 
 
 @pytest.fixture
 def rows(http: Http) -> Callable[[], dict[str, Any]]:
     """Every row of every table, to tell that nothing was changed."""
+    return _read_rows
 
-    def read() -> dict[str, Any]:
-        dynamodb = boto3.client("dynamodb")
-        return {
-            name: sorted(dynamodb.scan(TableName=name)["Items"], key=lambda item: json.dumps(item, sort_keys=True))
-            for name in ENVIRONMENT.values()
-        }
 
-    return read
+def _read_rows() -> dict[str, Any]:
+    dynamodb = _dynamodb()
+    return {
+        name: sorted(dynamodb.scan(TableName=name)["Items"], key=lambda item: json.dumps(item, sort_keys=True))
+        for name in ENVIRONMENT.values()
+    }
+
+
+def _write_rows(wanted: Mapping[str, Any]) -> None:
+    dynamodb = _dynamodb()
+    for setting, (hash_key, range_key, _) in TABLES.items():
+        name = ENVIRONMENT[setting]
+        for item in dynamodb.scan(TableName=name)["Items"]:
+            if item not in wanted[name]:
+                key = {part: item[part] for part in (hash_key, range_key) if part}
+                dynamodb.delete_item(TableName=name, Key=key)
+        for item in wanted[name]:
+            dynamodb.put_item(TableName=name, Item=item)
+
+
+@lru_cache
+def _dynamodb() -> Any:
+    return boto3.client("dynamodb", region_name=REGION, aws_access_key_id="test", aws_secret_access_key="test")

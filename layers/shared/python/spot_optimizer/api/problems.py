@@ -94,7 +94,8 @@ def problem_of(error: SpotOptimizerError, *, request_id: str) -> tuple[HTTPStatu
 def invalid(failures: Sequence[Mapping[str, Any]]) -> InvalidRequest:
     """Turn what validation found into our failure; the first finding is the one that is named."""
     failure = failures[0]
-    where = [str(part) for part in failure.get("loc", ()) if part not in ("body", "path", "query", "header")]
+    where = [] if failure.get("type") == "json_invalid" else failure.get("loc", ())
+    where = [str(part) for part in where if part not in ("body", "path", "query", "header")]
     field = ".".join(where) or "body"
     expected = _expected(failure)
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from spot_optimizer.control import signals
 from spot_optimizer.control.plane import Plane
-from spot_optimizer.domain import orders, tokens
+from spot_optimizer.domain import claims, orders, tokens
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance
 from spot_optimizer.domain.orders import Orders
 from spot_optimizer.domain.replicas import Replica
@@ -118,12 +118,15 @@ def _find_instance(plane: Plane, instance_id: str | None) -> Instance | None:
 
 
 def _traffic_lags(agent: Agent, heartbeat: Heartbeat) -> bool:
-    """Whether the traffic path has to be moved to this very instance, and nobody is on it."""
+    """Whether the traffic path has to be moved to this very instance, and nobody is on it.
+
+    A claim of the present epoch is about the next primary; until there is one, clients should reach this one.
+    """
     return (
         agent.traffic_epoch < agent.epoch
         and heartbeat.instance_id == agent.primary_instance_id
         and heartbeat.serving
-        and not agent.claim_open
+        and not claims.concludes(agent)
         and not agent.lost
     )
 
