@@ -10,7 +10,7 @@ from typing import Any
 from spot_optimizer.control import replication
 from spot_optimizer.control.plane import DEAD_STATES, Plane
 from spot_optimizer.domain import claims
-from spot_optimizer.domain.agents import Agent, HandoverState, Heartbeat, Interruption
+from spot_optimizer.domain.agents import Agent, Heartbeat, Interruption
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import Signal, SignalType
@@ -156,7 +156,8 @@ def wake_if_serving(plane: Plane, agent: Agent, heartbeat: Heartbeat) -> None:
     To be called after the heartbeat was written, with the agent read after that: so that whichever of the two, the
     waiting execution's last check or this call, comes second sees the other's write.
     """
-    promoted = agent.handover_state is HandoverState.COMMITTED and heartbeat.instance_id == agent.primary_instance_id
+    # A claim of the present epoch waits for something else: woken now, it would only look, and wait again.
+    promoted = claims.concludes(agent) and heartbeat.instance_id == agent.primary_instance_id
     if promoted and heartbeat.serving and heartbeat.epoch == agent.epoch and agent.task_token is not None:
         plane.workflows.wake(agent.task_token)
 
@@ -179,8 +180,11 @@ def sweep(plane: Plane) -> Mapping[str, int]:
         silent += is_silent
         if not is_silent and not listed.claim_open and listed.traffic_epoch == listed.epoch:
             continue
-        agent = plane.records.agent(listed.agent_id)
-        acted += _look_after(plane, agent, is_silent=is_silent)
+        try:
+            acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
+        except Transient:
+            # One agent's trouble must not keep the sweep from the others; the next sweep looks again.
+            continue
     return {"agents": looked, "silent": silent, "acted_upon": acted}
 
 
@@ -189,7 +193,7 @@ def reconcile_traffic(plane: Plane, agent_id: str) -> bool:
     from spot_optimizer.control.failover import move_traffic
 
     agent = plane.records.agent(agent_id)
-    if agent.claim_open or agent.lost:
+    if claims.concludes(agent) or agent.lost:
         return False
     return move_traffic(plane, agent_id)
 
@@ -209,6 +213,8 @@ def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
                 reason="sweep: silent, and EC2 says so",
             )
             return start_fail_over(plane, agent.agent_id, signal).execution is not None
+    if claims.concludes(agent) and not _release_if_over(plane, agent):
+        return False
     if claims.claim_stands(agent):
         name = _name(agent, agent.claim_attempt)
         if plane.workflows.fail_over_state(name) is not Execution.RUNNING and agent.claim_signal is not None:
@@ -221,12 +227,19 @@ def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
                 reason="sweep: the claim's execution does not run",
             )
             return start_fail_over(plane, agent.agent_id, signal).execution is not None
-        return False
-    if agent.traffic_epoch < agent.epoch and not agent.claim_open:
+    if agent.traffic_epoch < agent.epoch:
         heartbeat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
         if heartbeat is not None and heartbeat.serving and heartbeat.epoch == agent.epoch:
             return reconcile_traffic(plane, agent.agent_id)
     return False
+
+
+def _release_if_over(plane: Plane, agent: Agent) -> bool:
+    """Release the claim that led to the present epoch if its execution died before it could; whether it is released."""
+    name = claims.execution_name(agent.agent_id, epoch=agent.claim_epoch, attempt=agent.claim_attempt)
+    if plane.workflows.fail_over_state(name) is Execution.RUNNING:
+        return False
+    return _try(plane, claims.release(agent, epoch=agent.claim_epoch, attempt=agent.claim_attempt))
 
 
 def _note_standby_signal(plane: Plane, agent: Agent, replica_id: str, signal: Signal) -> Started:

@@ -85,6 +85,11 @@ def claim_stands(agent: Agent) -> bool:
     return agent.claim_open and agent.claim_epoch == agent.epoch
 
 
+def concludes(agent: Agent) -> bool:
+    """Whether the execution that led to the present epoch may still be at work: it is the one that moves the traffic."""
+    return agent.claim_open and agent.claim_epoch < agent.epoch
+
+
 def _claim(agent: Agent, signal: Signal, *, attempt: int) -> Transaction:
     return Transaction(
         "claim",
