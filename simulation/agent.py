@@ -389,10 +389,17 @@ class AgentProcess:
                 self._unless_gone(answer, result, failure)
 
         def send_back(result: Any, failure: SpotOptimizerError | None) -> None:
-            network.send(CONTROL_PLANE, self.instance_id, f"answer to {name}", take, result, failure)
+            if not network.send(CONTROL_PLANE, self.instance_id, f"answer to {name}", take, result, failure):
+                give_up()
 
-        self.kernel.after(REQUEST_SECONDS, take, None, OutcomeUnknown("no answer in time"))
-        network.send(self.instance_id, CONTROL_PLANE, name, self.world.serve, name, self.instance_id, work, send_back)
+        def give_up() -> None:
+            self.kernel.after(sent_at + REQUEST_SECONDS - self.kernel.now, take, None, OutcomeUnknown("no answer"))
+
+        sent_at = self.kernel.now
+        if self.world.is_troubled:
+            give_up()
+        if not network.send(self.instance_id, CONTROL_PLANE, name, self.world.serve, name, work, send_back):
+            give_up()
 
     def _concluding(self, event: Callable[[Outcome, Any], Event]) -> Answer:
         def conclude(result: Any, failure: SpotOptimizerError | None) -> None:
@@ -614,7 +621,10 @@ class AgentProcess:
 
     def take_generation(self, link: Link, image: Image, turn: int, covered: Covered) -> None:
         """At the standby: it is durable before anybody is told."""
-        if self.link is not link or self.paused:
+        if self.paused:
+            self._waiting.append((self.take_generation, (link, image, turn, covered)))
+            return
+        if self.link is not link:
             return
         held = self.machine.disk.image
         if held is not None and held.epoch == image.epoch and held.number >= image.number:

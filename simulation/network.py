@@ -29,16 +29,16 @@ class Network:
     def reaches(self, sender: str, receiver: str) -> bool:
         return (sender, receiver) not in self.cut
 
-    def send(self, sender: str, receiver: str, kind: str, deliver: Callable[..., None], *what: Any) -> None:
-        """Deliver once, late, twice or never."""
+    def send(self, sender: str, receiver: str, kind: str, deliver: Callable[..., None], *what: Any) -> bool:
+        """Deliver once, late, twice or never; False if never."""
         weather, kernel = self.weather, self.kernel
         if not self.reaches(sender, receiver):
             weather.count("partition", kind)
-            return
+            return False
         if weather.hits("lose", kind):
             weather.count("lost", kind)
             kernel.tell(sender, "%s to %s is lost", kind, receiver)
-            return
+            return False
         delay = kernel.soon(0.006)
         if weather.hits("delay", kind):
             weather.count("delayed", kind)
@@ -47,6 +47,7 @@ class Network:
         if weather.hits("repeat", kind):
             weather.count("repeated", kind)
             kernel.after(delay + kernel.between(0.001, 15.0), deliver, *what)
+        return True
 
 
 @dataclass(slots=True)

@@ -51,7 +51,8 @@ class Calls:
             raise Throttled(f"{port} was throttled")
         result = effect()
         # Not every read needs to be a point of interruption of its own; those that are not take no time.
-        if kernel.chance.random() < 0.5 or self.weather.hits("slow", port):
+        often = 0.15 if invocation.name == "heartbeat" else 0.5
+        if kernel.chance.random() < often or self.weather.hits("slow", port):
             invocation.wait(self._latency())
         return result
 
@@ -75,7 +76,7 @@ class Calls:
             self.weather.count("failed after effect", port)
             invocation.wait(self.kernel.soon(1.0))
             raise unknown(f"{port} gave no answer")
-        if self.kernel.chance.random() < 0.5:
+        if invocation.name != "heartbeat" and self.kernel.chance.random() < 0.5:
             invocation.wait(self._latency())
         return result
 

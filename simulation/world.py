@@ -363,6 +363,11 @@ class World:
 
     # --- what the parts tell ---
 
+    @property
+    def is_troubled(self) -> bool:
+        """Whether a request may stay without an answer for long."""
+        return self.weather.active or bool(self._armed) or bool(self.network.cut)
+
     def reach(self, what: str) -> None:
         self.reached[what] += 1
 
@@ -528,7 +533,6 @@ class World:
     def serve(
         self,
         name: str,
-        _instance_id: str,
         work: Callable[[Any], Any],
         send_back: Callable[[Any, SpotOptimizerError | None], None],
     ) -> None:
