@@ -25,18 +25,22 @@ class Control:
         self._market = market
         self._loop = loop
         self._stop = stop
+        self.is_api_reachable = True
         self._levers: dict[str, Callable[[Body], Awaitable[object]]] = {
             "register-image": self._register_image,
             "interrupt": self._interrupt,
             "publish-warning": self._publish_warning,
             "recommend-rebalance": self._recommend_rebalance,
             "kill": self._kill,
+            "stall": self._stall,
+            "resume": self._resume,
             "instances": self._instances,
             "instance": self._instance,
             "set-capacity": self._set_capacity,
             "set-price": self._set_price,
             "set-times": self._set_times,
             "set-public-ports": self._set_public_ports,
+            "set-api-reachable": self._set_api_reachable,
             "stop": self._stop_everything,
         }
 
@@ -89,6 +93,14 @@ class Control:
             await asyncio.sleep(0.005)
         return {}
 
+    async def _stall(self, body: Body) -> object:
+        await self._market.find(body["instance_id"]).machine.stall()
+        return {}
+
+    async def _resume(self, body: Body) -> object:
+        await self._market.find(body["instance_id"]).machine.resume()
+        return {}
+
     async def _instances(self, _: Body) -> object:
         return [dataclasses.asdict(view) for view in self._market.views()]
 
@@ -127,6 +139,10 @@ class Control:
 
     async def _set_public_ports(self, body: Body) -> object:
         await self._market.set_public_ports(int(port) for port in body["ports"])
+        return {}
+
+    async def _set_api_reachable(self, body: Body) -> object:
+        self.is_api_reachable = bool(body["reachable"])
         return {}
 
     async def _stop_everything(self, _: Body) -> object:

@@ -17,6 +17,7 @@ type Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 TOKEN_HEADER = "x-local-token"  # noqa: S105 - the header's name
 _CONTROL = "/_local/"
+_APIS = "/_aws/execute-api/"
 _SIGNED_FOR = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/([a-z0-9-]+)/aws4_request")
 _UNSERVED = {"fis"}
 """Services that ministack would answer as if they were S3."""
@@ -37,6 +38,9 @@ class FrontDoor:
             path = str(scope["path"])
             if path.startswith(_CONTROL):
                 await self._pull_a_lever(path.removeprefix(_CONTROL), headers, receive, send)
+                return
+            if path.startswith(_APIS) and not self._control.is_api_reachable:
+                await _answer(send, 503, b'{"message": "Service Unavailable"}')
                 return
             service = _SIGNED_FOR.search(headers.get("authorization", ""))
             if service is not None and service[1] in _UNSERVED:

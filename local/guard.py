@@ -50,14 +50,18 @@ def main() -> None:
                 _report(exited=code)
         if 0 in readable:
             for order in orders.read():
-                if order == "terminate":
-                    _signal_all(signal.SIGTERM)
-                elif order == "kill":
-                    _kill_all()
-                    _report(dead=True)
+                _obey(order)
             if orders.closed:
                 _kill_all()
                 return
+
+
+def _obey(order: str) -> None:
+    if order == "kill":
+        _kill_all()
+        _report(dead=True)
+    else:
+        _signal_all({"terminate": signal.SIGTERM, "stall": signal.SIGSTOP, "resume": signal.SIGCONT}[order])
 
 
 class _Lines:

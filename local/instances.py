@@ -127,6 +127,14 @@ class Machine:
             await asyncio.sleep(0.02)
         await self.pull_the_plug()
 
+    async def stall(self) -> None:
+        """Stop every process where it is, as a host that hangs does; their clocks go on."""
+        await self._order("stall")
+
+    async def resume(self) -> None:
+        """Let a stalled instance go on as if nothing had been."""
+        await self._order("resume")
+
     async def pull_the_plug(self) -> None:
         """SIGKILL the whole tree; returns when nothing of it is left."""
         async with self._booting:

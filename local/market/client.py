@@ -106,6 +106,18 @@ class Market:
         """Let the instance die at once, without notice; returns when none of its processes is left."""
         self._pull("kill", instance_id=instance_id)
 
+    def stall(self, instance_id: str) -> None:
+        """Stop every process of an instance where it is, as a host that hangs does; their clocks go on."""
+        self._pull("stall", instance_id=instance_id)
+
+    def resume(self, instance_id: str) -> None:
+        """Let a stalled instance go on as if nothing had been."""
+        self._pull("resume", instance_id=instance_id)
+
+    def set_api_reachable(self, reachable: bool) -> None:
+        """Let every API Gateway API answer 503, or serve again; the rest of AWS stays up."""
+        self._pull("set-api-reachable", reachable=reachable)
+
     def instances(self) -> list[InstanceView]:
         """Every instance the market knows, terminated ones too, oldest first."""
         return [_view(each) for each in self._pull("instances")]

@@ -111,3 +111,13 @@ def test_problem_documents_pass_as_they_are(api: httpx.Client) -> None:
 def test_a_crashed_function_shows_nothing_of_itself(api: httpx.Client) -> None:
     answer = api.get("/api/crash", **good())
     assert (answer.status_code, json.loads(answer.text)) == (500, {"message": "Internal Server Error"})
+
+
+def test_the_control_plane_can_be_down(aws: LocalAws, api: httpx.Client) -> None:
+    aws.market.set_api_reachable(False)
+    try:
+        assert api.get("/api/health").status_code == 503
+        assert aws.client("sts").get_caller_identity()
+    finally:
+        aws.market.set_api_reachable(True)
+    assert api.get("/api/health").status_code == 200

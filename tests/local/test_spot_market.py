@@ -135,6 +135,19 @@ def test_a_terminated_pending_instance_never_boots(aws: LocalAws, build: Builder
     assert not instance.log.exists()
 
 
+def test_a_stalled_instance_stands_still_and_goes_on(aws: LocalAws, build: Builder) -> None:
+    ticking = "import time\nwhile True: print(time.time(), flush=True); time.sleep(0.02)"
+    instance = build.an_instance(image=build.an_image(ticking))
+    eventually(lambda: instance.log.exists() and instance.log.stat().st_size)
+    aws.market.stall(instance.instance_id)
+    time.sleep(0.1)
+    size = instance.log.stat().st_size
+    time.sleep(0.3)
+    assert instance.log.stat().st_size == size
+    aws.market.resume(instance.instance_id)
+    eventually(lambda: instance.log.stat().st_size > size)
+
+
 def test_an_on_demand_instance_cannot_be_interrupted(aws: LocalAws, build: Builder) -> None:
     instance = build.an_instance(spot=False)
     with pytest.raises(LeverRefused, match="not a running spot instance"):
