@@ -122,7 +122,7 @@ class _Checks:
         allocation = request.get("AllocationId") or next(
             (
                 address.allocation_id
-                for address in self._market.addresses.values()
+                for address in list(self._market.addresses.values())
                 if request.get("AssociationId", request.get("PublicIp", ""))
                 in (address.association_id, address.public_address)
             ),

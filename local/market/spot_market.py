@@ -148,11 +148,16 @@ class SpotMarket:
         await asyncio.sleep(self.settings.boot_seconds)
         if instance.ephemeral is not None:
             await instance.ephemeral.point_at(instance.private_address, self._ports(instance))
-        image = self._images[instance.specification.image_id]
-        await instance.machine.boot(
-            image,
-            {"AWS_EC2_METADATA_SERVICE_ENDPOINT": instance.metadata.endpoint, "AWS_ENDPOINT_URL": self._endpoint_url},
-        )
+        environment = {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": instance.metadata.endpoint,
+            "AWS_ENDPOINT_URL": self._endpoint_url,
+        }
+        try:
+            await instance.machine.boot(self._images[instance.specification.image_id], environment)
+        except OSError:
+            _log.exception("%s cannot boot", instance.instance_id)
+            self.kill(instance)
+            return
         self._folders.on_change()
         self._enter(instance, "running")
 
