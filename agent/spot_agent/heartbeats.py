@@ -13,6 +13,7 @@ from spot_agent.fence import boot_clock
 log = logging.getLogger(__name__)
 
 _MOST_IN_FLIGHT: Final = 3
+_UNANSWERED_SECONDS: Final = 1.0
 
 
 class Heartbeats:
@@ -86,12 +87,17 @@ class Heartbeats:
             self._take_answer(number, sent_at, answer)
 
     def _due(self) -> bool:
-        if self._wanted:
-            return True
-        # In turn, one that is not answered yet is waited for: more of the same would only add to a backlog.
-        return self._in_flight == 0 and boot_clock() - self._sent_at >= self._every_seconds
+        return self._wanted or boot_clock() >= self._next_at
 
-    def _patience(self) -> float | None:
-        if self._in_flight:
-            return None
-        return max(self._sent_at + self._every_seconds - boot_clock(), 0.001)
+    @property
+    def _next_at(self) -> float:
+        """When the next one is sent in turn.
+
+        One that is not answered yet is waited for a while, as more of the same would only add to a backlog, but not
+        for as long as its time limit: its answer may be lost, and orders with it.
+        """
+        unanswered = self._in_flight > 0
+        return self._sent_at + (max(self._every_seconds, _UNANSWERED_SECONDS) if unanswered else self._every_seconds)
+
+    def _patience(self) -> float:
+        return max(self._next_at - boot_clock(), 0.001)

@@ -325,11 +325,11 @@ class Serving:
 
     def _watch_health(self) -> None:
         while True:
+            if self.running and not self._frozen and self._current is None:
+                self._check_health(self._epoch, Cancellation())
             with self._changed:
                 if self._changed.wait_for(lambda: self._closed, _HEALTH_WATCH_SECONDS):
                     return
-            if self.running and not self._frozen and self._current is None:
-                self._check_health(self._epoch, Cancellation())
 
     def _check_health(self, epoch: int, cancellation: Cancellation) -> bool:
         healthy = self._hooks.health is None or self._run("health", self._hooks.health, epoch, cancellation, quiet=True)

@@ -147,9 +147,14 @@ class Shipper:
         self._emit(ShippingFailed(final.replica_id, final.handover_id))
 
     def rest(self, *, resting: bool) -> None:
-        """Begin no generation but a final one: around a freeze, one that is under way would only be waited for."""
+        """Begin no generation but a final one: around a freeze, one that is under way would only be waited for.
+
+        When the rest is over, the workload writes again: a final generation that has not begun is not wanted any more.
+        """
         with self._changed:
             self._resting = resting
+            if not resting:
+                self._final = None
             self._changed.notify()
 
     def pace(self, every_seconds: float) -> None:

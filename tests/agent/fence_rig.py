@@ -56,7 +56,7 @@ while True:
 
 
 class FenceRig:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self._listener = socket.socket(socket.AF_UNIX)
         # A path under pytest's own folders can be longer than a socket address may be.
@@ -67,7 +67,7 @@ class FenceRig:
         self._listener.settimeout(10)
         self.supervisor = subprocess.Popen(
             [sys.executable, "-c", _SUPERVISE, sys.executable, "-c", _PASS_LINES, address],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATHS)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATHS), **environment},
             cwd=folder,
         )
         self.await_agent()
