@@ -91,7 +91,7 @@ class Application:
             set_folders = [key for key, listed in self._listed.items() if listed.entry.kind is Kind.FOLDER]
             for key in sorted({*set_folders, *parents}, reverse=True):
                 self._finish_folder(folders[key.root], key)
-            self._make_durable(folders, parents)
+            self._make_durable(folders, {*set_folders, *parents})
 
     @contextlib.contextmanager
     def _all_folders(self) -> Iterator[list[Folders]]:
@@ -233,9 +233,9 @@ class Application:
         finally:
             os.close(descriptor)
 
-    def _make_durable(self, folders: list[Folders], parents: Iterable[Key]) -> None:
+    def _make_durable(self, folders: list[Folders], changed: Iterable[Key]) -> None:
         files = [key for key, listed in self._listed.items() if listed.entry.kind is Kind.FILE]
-        kept = [key for key in parents if (entry := self._after.get(key)) is not None and entry.kind is Kind.FOLDER]
+        kept = [key for key in changed if (entry := self._after.get(key)) is not None and entry.kind is Kind.FOLDER]
         if len(files) + len(kept) > _FEW:
             for number, root in enumerate(self._watched.roots):
                 top, name = folders[number].holding(Key(number, b""))

@@ -10,7 +10,7 @@ class LinkDown(Transient):
 
 
 class GenerationUnsound(Transient):
-    """Watched files kept changing while they were read, so no point in time was captured; take another generation."""
+    """Watched files kept changing or could not be read, so no point in time was captured; take another generation."""
 
 
 class PeerNotTrusted(Rejected):

@@ -10,12 +10,14 @@ start as often as it is cut off. So after a crash the image is that of the last 
 | `incoming/` | half received: removed |
 | `committed/` | applied (again), then removed |
 | `manifest`, `manifest.log` | what the image contains: a whole manifest, and what each generation since then changed |
+| `watched` | where the image lies: configured anew, it is as if nothing were held |
 | `damaged` | the image was found to differ from its manifest: nothing is held, the next generation must be a full one |
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -222,10 +224,13 @@ class GenerationStore:
             self.apply_pending()
             self._released = True
             with _disk_errors("the store could not be removed"):
-                for staging in self._staging:
-                    shutil.rmtree(staging.folder, ignore_errors=True)
-                shutil.rmtree(self._folder)
+                # In one step: half a store would say that the image is an older one than it is.
+                left = self._folder.with_name(self._folder.name + ".released")
+                shutil.rmtree(left, ignore_errors=True)
+                self._folder.rename(left)
                 sync_folder(self._folder.parent)
+                for folder in (left, *(staging.folder for staging in self._staging)):
+                    shutil.rmtree(folder, ignore_errors=True)
             return self.manifest()
 
     # --- for Incoming ------------------------------------------------------------------------------------------------
@@ -251,6 +256,7 @@ class GenerationStore:
         shutil.rmtree(self._folder / "done", ignore_errors=True)
         for draft in self._folder.glob("*.draft"):
             draft.unlink()
+        self._check_watched()
         damaged = self._folder / "damaged"
         if not damaged.exists():
             self._read_manifest()
@@ -267,6 +273,20 @@ class GenerationStore:
             with contextlib.suppress(ImageDamaged):
                 self.apply_pending()
                 damaged.unlink(missing_ok=True)
+
+    def _check_watched(self) -> None:
+        """Forget what is held when the image now lies elsewhere: the agent was configured anew."""
+        noted = self._folder / "watched"
+        paths = json.dumps([os.fsdecode(root) for root in self._watched.roots]).encode()
+        if noted.exists() and noted.read_bytes() == paths:
+            return
+        for name in ("manifest", "manifest.log", "damaged"):
+            (self._folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self._folder / "committed", ignore_errors=True)
+        draft = self._folder / "watched.draft"
+        write_durably(draft, [paths])
+        draft.rename(noted)
+        sync_folder(self._folder)
 
     def _read_manifest(self) -> None:
         roots = len(self._watched.roots)
@@ -618,6 +638,7 @@ class Incoming:
             finally:
                 os.close(descriptor)
             sync_folder(place.folder)
+            sync_folder(place.folder.parent)
         self._journal.flush()
         os.fsync(self._journal.fileno())
         write_durably(self._folder / "delta", encode_record(delta))

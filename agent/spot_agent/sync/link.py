@@ -184,7 +184,7 @@ class PrimaryLink:
             silence_seconds: A standby that says nothing for so long is lost; it is pinged when there is nothing to say.
 
         Raises:
-            LinkDown: Nobody answered in time.
+            LinkDown: Nobody answered in time, or not what was expected.
             PeerNotTrusted: The peer showed another certificate, or refused ours.
             VersionNotSpoken: No protocol version in common.
         """
@@ -196,25 +196,28 @@ class PrimaryLink:
             "replica_id": replica_id,
             "epoch": epoch,
         }
-        with contextlib.ExitStack() as opened:
-            channels = []
-            holds = None
-            for name in ("control", "data"):
-                channel = dial(
-                    peer.address,
-                    peer.port,
-                    identity=identity,
-                    certificate=peer.certificate,
-                    timeout_seconds=timeout_seconds,
-                )
-                opened.callback(channel.close)
-                holds = _greet(channel, {**hello, "channel": name}, time.monotonic() + timeout_seconds)
-                channels.append(channel)
-            control, data = channels
-            data.allow_large_payloads()
-            link = PrimaryLink(control, data, on_link=on_link, recall=recall, silence_seconds=silence_seconds)
-            link._learn(holds, time.monotonic() + timeout_seconds)
-            opened.pop_all()
+        try:
+            with contextlib.ExitStack() as opened:
+                channels = []
+                holds = None
+                for name in ("control", "data"):
+                    channel = dial(
+                        peer.address,
+                        peer.port,
+                        identity=identity,
+                        certificate=peer.certificate,
+                        timeout_seconds=timeout_seconds,
+                    )
+                    opened.callback(channel.close)
+                    holds = _greet(channel, {**hello, "channel": name}, time.monotonic() + timeout_seconds)
+                    channels.append(channel)
+                control, data = channels
+                data.allow_large_payloads()
+                link = PrimaryLink(control, data, on_link=on_link, recall=recall, silence_seconds=silence_seconds)
+                link._learn(holds, time.monotonic() + timeout_seconds)
+                opened.pop_all()
+        except ProtocolViolated as garbled:
+            raise LinkDown(f"what answers there makes no sense: {garbled}") from garbled
         on_link(True)
         threading.Thread(target=link._watch, name="sync-signs-of-life", daemon=True).start()
         return link
@@ -268,7 +271,7 @@ class PrimaryLink:
         Raises:
             LinkDown: The connection broke or the time was up. The standby may nevertheless have committed it.
             GenerationRefused: The standby did not take it; `held` now says what it holds.
-            GenerationUnsound: It could not be read soundly; the standby has dropped what it had of it.
+            GenerationUnsound: It could not be read, or not soundly; the standby has dropped what it had of it.
         """
         deadline = time.monotonic() + timeout_seconds
         try:

@@ -34,7 +34,7 @@ from spot_agent.sync.blocks import (
     zero_hash,
 )
 from spot_agent.sync.channel import wait_until
-from spot_agent.sync.errors import GenerationUnsound, PathNotWatchable, StorageFailed
+from spot_agent.sync.errors import GenerationUnsound, PathNotWatchable
 from spot_agent.sync.frames import CHUNK_BYTES, Blocks, Frame, Packer, Run, encode_blocks
 from spot_agent.sync.manifest import (
     EMPTY,
@@ -127,7 +127,7 @@ class OutgoingGeneration:
         Without somebody shipping it at the same time this only returns for generations that fit the buffer.
 
         Raises:
-            GenerationUnsound: Files kept changing while they were read, or it was cancelled.
+            GenerationUnsound: Files kept changing or could not be read, or it was cancelled.
             TimeoutError: Not read in time.
         """
         return self._outcome(timeout_seconds)[0]
@@ -157,8 +157,7 @@ class OutgoingGeneration:
 
         Raises:
             TimeoutError: The next one was not read in time.
-            GenerationUnsound: Files kept changing while they were read, or it was cancelled.
-            PathNotWatchable: Something can not be read at all.
+            GenerationUnsound: Files kept changing or could not be read, or it was cancelled.
         """
         while True:
             with self._changed:
@@ -290,6 +289,8 @@ class GenerationSource:
                     reading = _Reading(self._watched, self._known, generation, held, must_settle=must_settle)
                     self._known = reading.run()
                     self._manifests.append(reading.manifest)
+            except (OSError, PathNotWatchable) as unreadable:
+                generation.fail(GenerationUnsound(f"the watched paths can not be read: {unreadable}"))
             except BaseException as failure:  # noqa: BLE001  whoever ships it must learn of any failure
                 generation.fail(failure)
             finally:
@@ -507,8 +508,6 @@ class _Reading:
             block_size = self._block_size(key, before.st_size, reference)
             hashes, complete = self._read_blocks(key, descriptor, before, block_size, reference)
             after = os.fstat(descriptor)
-        except OSError as broken:
-            raise StorageFailed(f"{key} can not be read: {broken}") from broken
         finally:
             os.close(descriptor)
         unchanged = complete and Signature.of(before) == Signature.of(after)

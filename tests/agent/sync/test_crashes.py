@@ -105,23 +105,25 @@ def change(root: Path) -> None:
 
 
 class Standby:
-    """A copy of the standby's side of a pair, on which a generation can arrive again and again."""
+    """The standby's side of a pair, on which the same generation can arrive again and again."""
 
-    def __init__(self, pair: Pair, folder: Path) -> None:
+    def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._folder = folder
-        self.image = folder / "there" / "state"
+        self._saved = pair.folder / "saved"
+        self._saved.mkdir()
+        self.image = pair.there
+        self._copy(pair.folder, self._saved)
 
     def start_over(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir()
-        subprocess.run(
-            ["cp", "-a", str(self._pair.folder / "there"), str(self._pair.folder / "store"), str(self._folder)],
-            check=True,
-        )
+        for name in ("there", "store"):
+            shutil.rmtree(self._pair.folder / name)
+        self._copy(self._saved, self._pair.folder)
+
+    def _copy(self, source: Path, target: Path) -> None:
+        subprocess.run(["cp", "-a", str(source / "there"), str(source / "store"), str(target)], check=True)
 
     def open(self) -> GenerationStore:
-        return GenerationStore.open(self._folder / "store", WatchedPaths.of([self.image]))
+        return GenerationStore.open(self._pair.folder / "store", WatchedPaths.of([self.image]))
 
     def recover(self) -> None:
         self.open()
@@ -146,7 +148,7 @@ def test_dying_before_any_touch_of_the_disk_leaves_one_complete_generation(first
         frames = frames_of(pair.take())
         newest = pair.number
         pictures[newest] = picture(pair.here)
-        standby = Standby(pair, folder / "copy")
+        standby = Standby(pair)
         seen = []
         for touch in range(1, 10_000, 3):
             standby.start_over()

@@ -18,6 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spot_agent.sync.blocks import LARGEST_FILE
 from spot_agent.sync.channel import Channel, dial
 from spot_agent.sync.errors import (
     GenerationRefused,
@@ -248,6 +249,16 @@ def test_a_large_generation_may_be_refused_in_the_middle(primary: Primary, stand
         primary.ship(link, epoch=2)
     primary.ship(link, epoch=3)
     eventually(lambda: len(standby.committed) == 2)
+
+
+def test_what_can_not_be_read_is_unsound(primary: Primary, standby: Standby, link: PrimaryLink) -> None:
+    with (primary.tree / "too large").open("wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+
+    with pytest.raises(GenerationUnsound, match="too large"):
+        primary.ship(link)
+    (primary.tree / "too large").unlink()
+    primary.ship(link)
 
 
 class RestlessPaths(WatchedPaths):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from spot_agent.sync.errors import PathNotWatchable
 from spot_agent.sync.frames import Frame
+from spot_agent.sync.generations import GenerationStore
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
 from tests.agent.sync.trees import BLOCK, Edit, Pair, a_folder, edits, frames_of, picture, receive
@@ -181,6 +182,62 @@ def test_a_promoted_standby_reuses_its_hashes(pair: Pair) -> None:
     assert begin.header["total"] == 0
     assert not (pair.folder / "store").exists()
     assert [path.name for path in pair.there.parent.iterdir()] == ["state"]
+
+
+def test_an_agent_that_is_not_root_carries_what_is_its_own() -> None:
+    with a_folder() as folder:
+        folder.chmod(0o777)
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                carry_closed_folders(folder)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def carry_closed_folders(folder: Path) -> None:
+    pair = Pair(folder)
+    closed = pair.here / "closed"
+    closed.mkdir(parents=True)
+    (closed / "read only").write_bytes(b"one" * 5000)
+    (closed / "read only").chmod(0o400)
+    closed.chmod(0o500)
+    pair.carry()
+    assert picture(pair.there) == picture(pair.here)
+    closed.chmod(0o700)
+    (closed / "read only").chmod(0o600)
+    (closed / "read only").write_bytes(b"two" * 4000)
+    (closed / "read only").chmod(0o400)
+    (closed / "new").write_bytes(b"new")
+    closed.chmod(0o500)
+    pair.carry()
+    assert picture(pair.there) == picture(pair.here)
+    pair.store.verify()
+    for state in (pair.here, pair.there):
+        (state / "closed").chmod(0o700)
+
+
+def test_a_store_whose_image_is_to_lie_elsewhere_begins_anew(pair: Pair) -> None:
+    pair.here.mkdir()
+    pair.carry()
+    pair.there = pair.folder / "there" / "elsewhere"
+    pair.reopen()
+
+    assert pair.store.current() is None
+    (pair.here / "file").write_bytes(b"content")
+    pair.carry()
+    assert picture(pair.there) == picture(pair.here)
+
+
+def test_a_store_in_a_watched_path_is_refused(pair: Pair) -> None:
+    with pytest.raises(PathNotWatchable):
+        GenerationStore.open(pair.there / "store", WatchedPaths.of([pair.there]))
 
 
 def test_watched_paths_that_can_not_work_are_refused(tmp_path: Path) -> None:
