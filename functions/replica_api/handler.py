@@ -109,9 +109,9 @@ def commit_handover(agent_id: AgentId, handover_id: HandoverId, body: CommitRequ
 
 @api.post("/api/agents/<agent_id>/handovers/<handover_id>/abort", summary="Abort a handover", tags=["handovers"])
 def abort_handover(agent_id: AgentId, handover_id: HandoverId, body: AbortRequest) -> HandoverAnswer:
-    """For the primary, which may thaw only after this has succeeded."""
+    """For the primary, which may thaw only after this has succeeded; and for a standby that holds nothing to serve."""
     instance_id = callers.as_agent(api.caller, agent_id)
-    agent = sync_reports.abort_as_primary(wiring.plane(), agent_id, handover_id, instance_id, epoch=body.epoch)
+    agent = sync_reports.abort_as_party(wiring.plane(), agent_id, handover_id, instance_id, epoch=body.epoch)
     return HandoverAnswer.of(agent)
 
 

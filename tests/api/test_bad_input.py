@@ -10,8 +10,7 @@ import pytest
 
 from spot_optimizer import bootstrap, wiring
 from spot_optimizer.domain import tokens
-from spot_optimizer.domain.agents import InstanceRole
-from spot_optimizer.domain.handover import HandoverState
+from spot_optimizer.domain.agents import HandoverState, InstanceRole
 from spot_optimizer.domain.replicas import ReplicaState, instance_values
 from spot_optimizer.domain.tokens import OperatorRole, Presented, TokenKind
 from spot_optimizer.domain.writes import Change, Table, Transaction
@@ -672,10 +671,12 @@ class TestHandovers:
         assert (answer.status, answer.problem) == (409, "HandoverNotOpen")
         assert rows() == before
 
-    def test_a_standby_does_not_abort_its_own_handover(self, agent: Registration, standby: str, rows: Rows) -> None:
+    def test_a_standby_does_not_decline_while_its_primary_may_live(
+        self, agent: Registration, standby: str, rows: Rows
+    ) -> None:
         before = rows()
         answer = agent.call("POST", "/handovers/h-1/abort", {"epoch": 1}, token=standby)
-        assert (answer.status, answer.problem) == (403, "Forbidden")
+        assert (answer.status, answer.problem) == (409, "HandoverNotOpen")
         assert rows() == before
 
     def test_a_standby_does_not_call_itself_ready(self, agent: Registration, standby: str, rows: Rows) -> None:

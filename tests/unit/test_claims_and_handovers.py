@@ -213,7 +213,8 @@ def test_a_replica_that_syncs_takes_over_only_behind_a_proven_death() -> None:
     syncing = a_replica(generation=2, readiness=1)
     assert not handover.may_take_over(syncing, primary_dead=False)
     assert handover.may_take_over(syncing, primary_dead=True)
-    assert not handover.may_take_over(a_replica(generation=0), primary_dead=True)
+    assert handover.may_take_over(a_replica(generation=0), primary_dead=True), "only the standby knows what it holds"
+    assert not handover.may_take_over(a_replica(status=ReplicaState.LAUNCHING), primary_dead=True)
 
 
 def test_a_promotion_further_behind_than_promised_is_recorded_as_a_breach() -> None:

@@ -13,7 +13,7 @@ from spot_optimizer.control import replication
 from spot_optimizer.control.plane import DEAD_STATES, Plane, active_replica, proven_dead
 from spot_optimizer.control.signals import record_once
 from spot_optimizer.domain import claims, handover
-from spot_optimizer.domain.agents import Agent, Interruption, TrafficAdapter, Urgency
+from spot_optimizer.domain.agents import Agent, InstanceRole, Interruption, TrafficAdapter, Urgency
 from spot_optimizer.domain.replicas import ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
@@ -86,7 +86,7 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
     """Decide where to go from here.
 
     Returns:
-        `decision`: `promoted` (a promotion has happened), `await_serving` (a handover is open), `hand_over` (the
+        `decision`: `promoted` (a promotion, or a fall back, has happened), `await_serving` (a handover is open), `hand_over` (the
         replica can take over), `await_ready` (it is being prepared), `launch` (there is none), or `lost` (every copy
         is gone).
 
@@ -108,7 +108,7 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
     replica = active_replica(plane, agent)
     if replica is None:
         if primary_dead:
-            return {"decision": "lost", "replica_id": None}
+            return _without_a_way_forward(plane, agent, attempt)
         if planned:
             raise HandoverFailed("a planned handover needs a replica, and none is active; create one first")
         launched = [r for r in plane.records.replicas(agent_id) if r.created_by == _creator(epoch, attempt)]
@@ -117,8 +117,8 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
         return {"decision": "launch", "replica_id": None}
     if handover.may_take_over(replica, primary_dead=primary_dead):
         return {"decision": "hand_over", "replica_id": replica.replica_id, "primary_dead": primary_dead}
-    if primary_dead and replica.generation == 0:
-        # What the replica has begun to receive is no copy, and the source of the rest is gone.
+    if primary_dead:
+        # It has not even joined: it holds nothing, and the source of everything is gone.
         replication.end_replica(
             plane,
             agent_id,
@@ -126,10 +126,31 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
             state=ReplicaState.FAILED,
             reason="the primary died before the first generation was complete",
         )
-        return {"decision": "lost", "replica_id": None}
+        return _without_a_way_forward(plane, plane.records.agent(agent_id), attempt)
     if planned:
         raise HandoverFailed(f"replica {replica.replica_id} is '{replica.status}'; a planned handover needs it ready")
     return {"decision": "await_ready", "replica_id": replica.replica_id}
+
+
+def _without_a_way_forward(plane: Plane, agent: Agent, attempt: int) -> dict[str, Any]:
+    """The primary is dead and nobody follows it: go back to a former primary that still lives, the latest first.
+
+    It kept its data for this. Whatever was acknowledged since it stepped down is missing, and that is recorded; but an
+    agent is lost only when every copy is.
+    """
+    now = plane.clock()
+    for epoch in range(agent.epoch, 1, -1):
+        switch = plane.records.switch(agent.agent_id, handover.switch_id_for(epoch))
+        if switch is None:
+            break
+        former = plane.records.instance(switch.from_instance_id)
+        state = plane.compute.states([former.instance_id]).get(former.instance_id)
+        if former.role is not InstanceRole.RETIRED_PENDING or state != "running":
+            continue
+        lost_seconds = max((now - switch.switched_at) / timedelta(seconds=1), 0.0)
+        plane.records.commit(handover.fall_back(agent, former, attempt=attempt, lost_seconds=lost_seconds, now=now))
+        return {"decision": "promoted", "replica_id": None}
+    return {"decision": "lost", "replica_id": None}
 
 
 def launch_replacement(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:

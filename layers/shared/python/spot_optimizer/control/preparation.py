@@ -80,7 +80,9 @@ def launch_instance(
         _commit(plane, replicas.begin_launch(replica, number=number, pool_id=pool_id, lifecycle=lifecycle))
         replica = _living(plane, agent_id, replica_id)
     if replica.launch_number < number:
-        raise OutcomeUnknown(f"launch {number} of replica {replica_id} is not persisted, as it must be before AWS is asked")
+        raise OutcomeUnknown(
+            f"launch {number} of replica {replica_id} is not persisted, as it must be before AWS is asked"
+        )
     if replica.launch_number > number or replica.attempts[-1]["outcome"] not in (ASKED, LAUNCHED):
         # This attempt is over; asking again under its token could launch an instance that nobody waits for.
         raise PoolUnavailable(f"launch {number} of replica {replica_id} is over; the latest is {replica.launch_number}")

@@ -275,6 +275,33 @@ def abort_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: int)
     raise OutcomeUnknown(f"handover {handover_id} kept changing; ask again")
 
 
+def decline_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: int) -> Agent:
+    """The standby says that it holds no complete generation of a primary that is proven dead: the replica has failed.
+
+    Raises:
+        StaleEpoch: The epoch is over.
+        HandoverUnknown: The agent's handover is another one.
+        HandoverNotOpen: It has ended, or the primary may live: then the standby has nothing to say.
+    """
+    agent = plane.records.agent(agent_id)
+    if agent.epoch != epoch:
+        raise _stale(epoch, agent)
+    if agent.handover_id != handover_id or agent.handover_replica_id is None:
+        raise HandoverUnknown(f"'{handover_id}' is not the agent's handover; expected '{agent.handover_id}'")
+    if not agent.handover_open or not agent.handover_primary_dead:
+        raise HandoverNotOpen(
+            f"handover {handover_id} is '{agent.handover_state}'; expected it open behind a dead primary"
+        )
+    end_replica(
+        plane,
+        agent_id,
+        agent.handover_replica_id,
+        state=ReplicaState.FAILED,
+        reason="the primary died before the first generation was complete",
+    )
+    return plane.records.agent(agent_id)
+
+
 def end_replica(plane: Plane, agent_id: str, replica_id: str, *, state: ReplicaState, reason: str) -> Replica:
     """End a replica and let go of its instance. Competes with its promotion; a promoted replica is left alone.
 

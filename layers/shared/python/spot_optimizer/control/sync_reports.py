@@ -65,20 +65,23 @@ def report_sync(plane: Plane, agent_id: str, replica_id: str, instance_id: str, 
     )
 
 
-def abort_as_primary(plane: Plane, agent_id: str, handover_id: str, instance_id: str, *, epoch: int) -> Agent:
-    """Abort a handover on behalf of the primary that it leads away from.
+def abort_as_party(plane: Plane, agent_id: str, handover_id: str, instance_id: str, *, epoch: int) -> Agent:
+    """End a handover on behalf of one of its two parties: the primary aborts it, the standby declines it.
 
     Raises:
-        Forbidden: The caller is not the agent's primary.
+        Forbidden: The caller is no party to it.
         StaleEpoch: The handover was committed: the epoch is over.
         HandoverUnknown: The agent's handover is another one.
-        HandoverNotOpen: It ended otherwise.
+        HandoverNotOpen: It ended otherwise, or the standby declines while the primary may live.
     """
     agent = plane.records.agent(agent_id)
     if agent.epoch != epoch:
         raise StaleEpoch(
             f"epoch {epoch} is over; the agent is at {agent.epoch}: stop the workload", current_epoch=agent.epoch
         )
-    if agent.primary_instance_id != instance_id:
-        raise Forbidden(f"{instance_id} is not the primary; expected the primary, which thaws after this")
-    return replication.abort_handover(plane, agent_id, handover_id, epoch=epoch)
+    if agent.primary_instance_id == instance_id:
+        return replication.abort_handover(plane, agent_id, handover_id, epoch=epoch)
+    replica_id = agent.handover_replica_id
+    if replica_id is None or plane.records.replica(agent_id, replica_id).instance_id != instance_id:
+        raise Forbidden(f"{instance_id} is no party to {handover_id}; expected its primary, or its standby")
+    return replication.decline_handover(plane, agent_id, handover_id, epoch=epoch)

@@ -43,8 +43,8 @@ def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead:
 
     Args:
         agent: The agent as read.
-        replica: Must be ready; behind a primary that is proven dead, syncing with a complete generation is enough,
-            because nothing newer exists.
+        replica: Must be ready; behind a primary that is proven dead, syncing is enough, because nothing newer exists,
+            and only the standby itself knows whether it holds a complete generation.
         attempt: The failover attempt that acts; its claim must still be open.
         primary_dead: EC2 says that the primary is stopped or terminated.
         now: When.
@@ -54,8 +54,7 @@ def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead:
     """
     if not may_take_over(replica, primary_dead=primary_dead):
         raise ReplicaNotReady(
-            f"replica {replica.replica_id} is '{replica.status}' with {replica.generation or 'no'} generation(s); "
-            f"expected 'ready'{', or a complete generation' if primary_dead else ''}"
+            f"replica {replica.replica_id} is '{replica.status}'; expected 'ready'{" or 'syncing'" if primary_dead else ''}"
         )
     return Transaction(
         "open handover",
@@ -95,10 +94,12 @@ def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead:
 
 
 def may_take_over(replica: Replica, *, primary_dead: bool) -> bool:
-    """Whether a handover may be opened to this replica."""
-    if replica.status is ReplicaState.READY:
-        return True
-    return primary_dead and replica.status is ReplicaState.SYNCING and replica.generation > 0
+    """Whether a handover may be opened to this replica.
+
+    Behind a dead primary the row is not asked for a generation: the standby may hold one that nobody came to report. If
+    it holds none, it declines.
+    """
+    return replica.status is ReplicaState.READY or (primary_dead and replica.status is ReplicaState.SYNCING)
 
 
 def prove_primary_dead(agent: Agent) -> Transaction:
@@ -192,7 +193,8 @@ def promote(
             f"replica {replica.replica_id} is '{replica.status}' at readiness {replica.readiness}; the promotion was "
             f"asked for at readiness {readiness}"
         )
-    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until)
+    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, now=now)
+    unprotected = basis is not Basis.FINAL_GENERATION and replica.status is not ReplicaState.READY
     agent_conditions: dict[str, Condition] = {
         "epoch": Equals(agent.epoch),
         "primary_instance_id": Equals(agent.primary_instance_id),
@@ -257,7 +259,7 @@ def promote(
                     "basis": basis,
                     "switched_at": now,
                     "rpo_seconds": lost_seconds,
-                    "rpo_breached": lost_seconds > SYNC_INTERVALS_PROMISED * agent.sync_interval_seconds,
+                    "rpo_breached": unprotected or lost_seconds > SYNC_INTERVALS_PROMISED * agent.sync_interval_seconds,
                 },
             ),
         ),
@@ -269,21 +271,99 @@ def switch_id_for(epoch: int) -> str:
     return f"{epoch:010d}"
 
 
-def rpo_seconds(replica: Replica, *, basis: Basis, covered_until: datetime | None) -> float:
+def rpo_seconds(replica: Replica, *, basis: Basis, covered_until: datetime | None, now: datetime) -> float:
     """How much of the primary's time can be missing on the standby, at most.
 
-    A handover with a final generation misses nothing. Otherwise it is the primary's lag as last reported: what came
-    after that can not be known, so the reported lag is the estimate that is recorded, and never less than what the
-    standby says.
+    A handover with a final generation misses nothing. From a ready standby it is the primary's lag as last reported:
+    what came after that can not be known, so the reported lag is the estimate that is recorded, and never less than
+    what the standby says. Nothing bounds what a replica that was not ready misses, but the time since.
     """
     if basis is Basis.FINAL_GENERATION:
         return 0.0
     last = covered_until or replica.covered_until
     lag = replica.lag_seconds or 0.0
+    if replica.status is not ReplicaState.READY:
+        return max(lag, (now - (last or replica.created_at)) / timedelta(seconds=1), 0.0)
     if last is None:
         return lag
     reported = replica.covered_until or last
     return max(lag, (reported - last) / timedelta(seconds=1), 0.0)
+
+
+FALL_BACK = "fall-back"
+"""Recorded as the basis of a promotion that nobody asked for: everything newer had died."""
+
+
+def fall_back(agent: Agent, former: Instance, *, attempt: int, lost_seconds: float, now: datetime) -> Transaction:
+    """Make a former primary the primary again, because the present one is dead and no replica is left.
+
+    Its copy is older than what the dead one may have acknowledged, and it is all there is: the alternative is `lost`.
+
+    Args:
+        agent: The agent as read, its primary proven dead.
+        former: A retired instance that lives and keeps its data.
+        attempt: The failover attempt that acts; its claim must still be open.
+        lost_seconds: How long its copy has not been the newest; recorded.
+        now: When.
+    """
+    return Transaction(
+        "fall back",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "back only where no way forward is left",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "claim_epoch": Equals(agent.epoch),
+                    "claim_attempt": Equals(attempt),
+                    "claim_open": Equals(True),
+                    "handover_state": OneOf(NOT_OPEN),
+                    "active_replica_id": Missing(),
+                    "lost": Equals(False),
+                },
+                put={
+                    "epoch": agent.epoch + 1,
+                    "primary_instance_id": former.instance_id,
+                    "primary_pool_id": former.pool_id,
+                    "handover_count": 0,
+                    "last_failover_at": now,
+                },
+            ),
+            Change(
+                Table.INSTANCES,
+                (agent.primary_instance_id,),
+                "the dead primary steps down",
+                only_if={"role": Equals(InstanceRole.PRIMARY)},
+                put={"role": InstanceRole.RETIRED_PENDING},
+            ),
+            Change(
+                Table.INSTANCES,
+                (former.instance_id,),
+                "a former primary steps up again",
+                only_if={"role": Equals(InstanceRole.RETIRED_PENDING)},
+                put={"role": InstanceRole.PRIMARY, "epoch": agent.epoch + 1},
+            ),
+            Change(
+                Table.SWITCHES,
+                (agent.agent_id, switch_id_for(agent.epoch + 1)),
+                "one switch per epoch",
+                only_if={"switch_id": Missing()},
+                put={
+                    "epoch": agent.epoch + 1,
+                    "from_instance_id": agent.primary_instance_id,
+                    "to_instance_id": former.instance_id,
+                    "from_pool_id": agent.primary_pool_id,
+                    "to_pool_id": former.pool_id,
+                    "switch_reason": agent.claim_signal or "",
+                    "basis": FALL_BACK,
+                    "switched_at": now,
+                    "rpo_seconds": lost_seconds,
+                    "rpo_breached": lost_seconds > SYNC_INTERVALS_PROMISED * agent.sync_interval_seconds,
+                },
+            ),
+        ),
+    )
 
 
 def committed_by(agent: Agent, *, handover_id: str, instance_id: str) -> bool:

@@ -343,7 +343,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Primary: ask that the handover be aborted; answers `AbortAnswered`."""
+    """Ask that the handover be aborted; answers `AbortAnswered`. A standby asks so only to say that it holds nothing."""
 
     handover_id: str
 

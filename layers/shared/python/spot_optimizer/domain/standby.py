@@ -4,7 +4,8 @@
 2. It asks for promotion on one of three bases: the final generation of a frozen primary is durable here; the lease it
    stopped granting has run out and the control plane has opened a handover to it; EC2 itself says that the primary is
    dead.
-3. It grants again only when the control plane shows a higher readiness number than any promotion of its could still
+3. Handed to behind a dead primary while it holds no complete generation, it declines: only it can know that.
+4. It grants again only when the control plane shows a higher readiness number than any promotion of its could still
    use.
 """
 
@@ -18,6 +19,7 @@ from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.orders import HandoverView, Peer, Role
 from spot_optimizer.domain.primary import Primary, Workload
 from spot_optimizer.domain.protocol import (
+    Abort,
     Action,
     AnswerLease,
     Beat,
@@ -49,6 +51,8 @@ NOTICE_REPEAT_SECONDS = 10.0
 SILENT_REPEAT_SECONDS = 2.0
 RETRY_UNKNOWN_SECONDS = 0.3
 RETRY_REFUSED_SECONDS = 1.0
+DECLINE_AFTER_SECONDS = 3.0
+"""So long it waits for what the dead primary may have sent last, before it says that it holds nothing."""
 NEVER = float("-inf")
 
 
@@ -68,6 +72,7 @@ class Standby:
         generation: The last generation that is durable here, 0 for none.
         final_for: The handover whose final generation is durable here.
         commit_in_flight: A promotion was asked for and has not been answered.
+        empty_since: Since when it knows that it was handed to and holds nothing.
     """
 
     epoch: int
@@ -88,6 +93,7 @@ class Standby:
     handover: HandoverView | None = None
     commit_in_flight: bool = False
     commit_after: float = NEVER
+    empty_since: float | None = None
     silent_sent_at: float = NEVER
     under_way: bool = False
     notice_deadline: str | None = None
@@ -256,7 +262,10 @@ class _Turn:
 
     def _commit(self) -> None:
         state = self.state
-        if state.commit_in_flight or self.now < state.commit_after or state.generation == 0:
+        if state.commit_in_flight or self.now < state.commit_after:
+            return
+        if state.generation == 0:
+            self._decline()
             return
         handover = state.handover
         if state.final_for is not None:
@@ -267,6 +276,16 @@ class _Turn:
             self._ask_for_promotion(handover.handover_id, Basis.PRIMARY_DEAD, state.readiness)
         elif not state.granting and self.now >= lease.safe_after(state.granted_at):
             self._ask_for_promotion(handover.handover_id, Basis.LEASE_EXPIRED, state.readiness)
+
+    def _decline(self) -> None:
+        handover = self.state.handover
+        if handover is None or not self._handover_is_ours or not handover.primary_dead:
+            return
+        if self.state.empty_since is None:
+            self.put(empty_since=self.now)
+        elif self.now - self.state.empty_since >= DECLINE_AFTER_SECONDS:
+            self.put(commit_after=self.now + RETRY_REFUSED_SECONDS)
+            self.do(Abort(handover.handover_id))
 
     def _ask_for_promotion(self, handover_id: str, basis: Basis, readiness: int) -> None:
         refused_at = max(self.state.refused_at_readiness, readiness)
