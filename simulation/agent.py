@@ -341,7 +341,7 @@ class AgentProcess:
                     lambda plane: api.unready(plane, caller, replica_id=replica_id, readiness=readiness),
                     self._concluding(lambda outcome, _: UnreadyAnswered(replica_id, readiness, outcome)),
                 )
-            case Commit(handover_id, basis, readiness, _, covered_until):
+            case Commit(handover_id, basis, readiness, _, held_until):
                 tell(self.instance_id, "asks for promotion by %s on %s (%s)", handover_id, basis, readiness)
                 self.world.invariants.check_commit_asked(self.instance_id, basis)
                 self._request(
@@ -352,7 +352,7 @@ class AgentProcess:
                         handover_id=handover_id,
                         basis=basis,
                         readiness=readiness,
-                        covered_until=covered_until,
+                        covered_until=held_until,
                     ),
                     self._concluding(lambda outcome, epoch: CommitAnswered(handover_id, outcome, epoch)),
                 )

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from spot_optimizer.control import failover, heartbeats, preparation, replication, signals
+from spot_optimizer.control import (
+    emergencies,
+    failover,
+    heartbeats,
+    preparation,
+    replication,
+    signals,
+    sync_reports,
+)
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain import replicas, tokens
 from spot_optimizer.domain.agents import Heartbeat, Instance, InstanceRole
@@ -169,32 +177,37 @@ def commit(
 
 
 def abort(plane: Plane, caller: Caller, *, handover_id: str) -> None:
-    replication.abort_handover(plane, caller.agent_id, handover_id, epoch=caller.epoch)
+    sync_reports.abort_as_party(plane, caller.agent_id, handover_id, caller.instance_id, epoch=caller.epoch)
 
 
 def notice(plane: Plane, caller: Caller, *, deadline: str) -> None:
-    signal = Signal(
-        instance_id=caller.instance_id,
-        type=SignalType.TERMINATION_NOTICE,
-        at=plane.clock(),
-        deadline=datetime.fromisoformat(deadline),
-        reason="agent: IMDS",
-    )
-    signals.note_signal(plane, signal)
+    _alarm(plane, caller, SignalType.TERMINATION_NOTICE, termination_time=datetime.fromisoformat(deadline))
 
 
 def rebalance(plane: Plane, caller: Caller) -> None:
-    signals.note_signal(
-        plane,
-        Signal(instance_id=caller.instance_id, type=SignalType.REBALANCE_RECOMMENDATION, at=plane.clock()),
-    )
+    _alarm(plane, caller, SignalType.REBALANCE_RECOMMENDATION)
 
 
 def silent(plane: Plane, caller: Caller, *, primary_instance_id: str) -> None:
-    signal = Signal(
-        instance_id=primary_instance_id, type=SignalType.PRIMARY_SILENT, at=plane.clock(), reason=caller.instance_id
+    _alarm(plane, caller, SignalType.PRIMARY_SILENT, about=primary_instance_id)
+
+
+def _alarm(
+    plane: Plane,
+    caller: Caller,
+    kind: SignalType,
+    *,
+    about: str | None = None,
+    termination_time: datetime | None = None,
+) -> None:
+    alarm = emergencies.Alarm(
+        instance_id=about or caller.instance_id,
+        type=kind,
+        reporter=caller.instance_id,
+        epoch=caller.epoch,
+        termination_time=termination_time,
     )
-    signals.start_fail_over(plane, caller.agent_id, signal)
+    emergencies.take_alarm(plane, caller.agent_id, alarm)
 
 
 def join(plane: Plane, agent_id: str, *, replica_id: str, instance: Instance) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from simulation.machine import Machine
     from simulation.world import World
 
+PROMOTIONS = ("promote", "fall back")
 ACTIVE = ("launching", "syncing", "ready")
 REPLICA_EDGES = {
     None: ("launching",),
@@ -163,7 +164,7 @@ class Invariants:
         name = transaction.name
         promoted = after["epoch"] != before["epoch"]
         demand(
-            after["epoch"] in (before["epoch"], before["epoch"] + 1) and promoted == (name == "promote"),
+            after["epoch"] in (before["epoch"], before["epoch"] + 1) and promoted == (name in PROMOTIONS),
             "the epoch grows by one per promotion",
             "'%s' moves it from %s to %s",
             name,
@@ -203,7 +204,7 @@ class Invariants:
         world = self._world
         target = after.get("traffic_target")
         # Whoever records must have moved the address himself, to this epoch's primary or beyond.
-        moved_to = world.epochs_served.get(world.last_moved_to.get(target, ""), 0)
+        moved_to = world.epochs_served.get(world.last_moved_to.get(str(target), ""), 0)
         demand(
             after["traffic_epoch"] <= moved_to,
             "traffic is recorded where it went",
@@ -219,7 +220,9 @@ class Invariants:
             demand(same, "one handover at a time", "'%s' replaces %s", name, before.get("handover_id"))
         elif same:
             demand(new == old, "a handover ends once", "'%s' makes a handover that is %s %s", name, old, new)
-        if promoted or (new == HandoverState.COMMITTED and old != new):
+        if name == "fall back":
+            self._check_fall_back(before, after)
+        elif promoted or (new == HandoverState.COMMITTED and old != new):
             demand(
                 promoted and old == HandoverState.OPEN and new == HandoverState.COMMITTED,
                 "a promotion commits an open handover",
@@ -234,6 +237,16 @@ class Invariants:
             machine = self._world.ec2.instances[after["primary_instance_id"]].machine
             demand(not machine.alive, "proof of death is true", "%s lives", machine.instance_id)
 
+    def _check_fall_back(self, before: Row, after: Row) -> None:
+        """Back to a former primary only where the present one is dead and nobody else can follow."""
+        self._demand_own_claim("fall back", before)
+        demand(
+            before.get("handover_state") != HandoverState.OPEN, "back only without a way forward", "a handover is open"
+        )
+        demand(before.get("active_replica_id") is None, "back only without a way forward", "a replica is active")
+        dead = self._world.ec2.instances[before["primary_instance_id"]].machine
+        demand(not dead.alive, "back only without a way forward", "the primary %s lives", dead.instance_id)
+
     def _check_opened(self, before: Row, after: Row) -> None:
         row = self._world.tables.rows[Table.REPLICAS].get((after["agent_id"], after["handover_replica_id"]))
         demand(row is not None, "a handover has a replica", "%s", after["handover_replica_id"])
@@ -247,7 +260,7 @@ class Invariants:
             after.get("active_replica_id"),
         )
         dead = after["handover_primary_dead"]
-        takes_over = row["status"] == "ready" or (dead and row["status"] == "syncing" and row["generation"] > 0)
+        takes_over = row["status"] == "ready" or (dead and row["status"] == "syncing")
         demand(takes_over, "a handover goes to one who can take over", "it is %s", row["status"])
         demand(row["epoch"] == after["epoch"], "a handover belongs to its epoch", "%s", row["epoch"])
         demand(

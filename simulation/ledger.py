@@ -89,6 +89,26 @@ class Ledger:
             self.lost += missing
         self.check_history(log)
 
+    def note_fall_back(self, machine: Machine) -> None:
+        """A former primary goes on with what it has; what came after it is lost, and recorded.
+
+        Raises:
+            Violation: Another living copy is newer.
+        """
+        world = self._world
+        mine = world.newest_held(machine)
+        for other in world.ec2.instances.values():
+            if world.newest_held(other.machine) > mine:
+                raise Violation("back to the newest copy", f"{other.machine.instance_id} holds a newer one")
+        held = set(machine.disk.log or ())
+        missing = [write for number, write in self.acknowledged.items() if number not in held]
+        switch = world.tables.switch(world.agent_id, f"{world.tables.agent(world.agent_id).epoch:010d}")
+        if missing and (switch is None or not switch.rpo_breached):
+            raise Violation("a loss is bounded or recorded", f"falling back loses {len(missing)} writes unrecorded")
+        for write in missing:
+            del self.acknowledged[write.number]
+        self.lost += missing
+
     def _judge(
         self, missing: list[Acknowledged], basis: str, breach_recorded: bool, from_instance_id: str, rpo: float
     ) -> None:

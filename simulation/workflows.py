@@ -103,12 +103,10 @@ class Running:
 
         self._workflows.invoke(self.machine_name, parameters["Payload"], answer)
 
-    def complete_token(self, number: int, output: Mapping[str, Any]) -> bool:
-        """Take what a waker sent; False if nobody waits on this token any more."""
-        if self.ended_at is not None or self._waiting.number != number or self._waiting.token is None:
-            return False
-        self._complete_task(number, output)
-        return True
+    def complete_token(self, number: int, output: Mapping[str, Any]) -> None:
+        """Take what a waker sent; nothing if nobody waits on this token any more."""
+        if self.ended_at is None and self._waiting.number == number and self._waiting.token is not None:
+            self._complete_task(number, output)
 
     def _complete_task(self, number: int, output: Any) -> None:
         if self.ended_at is not None or self._waiting.number != number:
@@ -190,7 +188,7 @@ class StepFunctions:
         self._tokens: dict[str, tuple[Running, int]] = {}
 
     def start(self, machine_name: str, name: str, payload: Mapping[str, Any]) -> None:
-        """Start an execution; a name that runs, or ever ran, is left as it is, which is what our adapter makes of it."""
+        """Start an execution; a name that runs, or ever ran, is left as it is, as our adapter has it."""
         running = self.executions.get(name)
         if running is not None:
             if running.payload != dict(payload):
@@ -241,7 +239,7 @@ def _evaluate(expression: str, data: Mapping[str, Any], token: str | None) -> An
         return token
     if expression == "States.JsonToString($)":
         return json.dumps(data, sort_keys=True)
-    if expression.startswith("States.") or expression.startswith("$$"):
+    if expression.startswith(("States.", "$$")):
         raise NotImplementedError(f"the simulator does not know {expression}")
     return _look_up(data, expression)
 

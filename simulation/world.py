@@ -38,7 +38,7 @@ TYPES = ("m5.large", "m5a.large")
 
 MOST_STEPS = 3000
 PROMISED_REST_SECONDS = 600.0
-"""So long after the last fault everything must be in order again, however bad it was: sweeps, boots and syncs included."""
+"""So long after the last fault everything must be in order again: sweeps, boots and syncs included."""
 
 FAIR_NOTICE_SECONDS = 15.0
 FAIR_DEATH_SECONDS = 15.0
@@ -412,15 +412,19 @@ class World:
             if row.table is Table.AGENTS:
                 self.plane.fleet.note_agent(self.tables.agent(AGENT_ID))
                 if row.before is not None and row.after["epoch"] != row.before["epoch"]:
-                    self._note_promotion(row)
+                    self._note_promotion(transaction.name, row)
         if self.step_functions.executions or self.kernel.steps:
             self.invariants.check_written(transaction, rows)
 
-    def _note_promotion(self, row: RowWritten) -> None:
+    def _note_promotion(self, name: str, row: RowWritten) -> None:
         epoch, instance_id = row.after["epoch"], row.after["primary_instance_id"]
         self.epochs_served[instance_id] = epoch
         self.promoted_at.append((self.kernel.now, epoch))
         machine = self.ec2.instances[instance_id].machine
+        if name == "fall back":
+            self.reach("fall back")
+            self.kernel.after(0.0, self.ledger.note_fall_back, machine)
+            return
         before = self.ec2.instances[row.before["primary_instance_id"]] if row.before else None
         if before is not None and before.lifecycle == "spot" and self.ec2.instances[instance_id].lifecycle == "spot":
             if machine.pool_id == before.machine.pool_id:
