@@ -15,6 +15,8 @@ from tests.agent.control_rig import ControlRig
 from tests.agent.fence_rig import is_alive, moment_of_death, wait_until
 from tests.agent.instance_rig import InstanceRig, acknowledged, await_writes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def control() -> Iterator[ControlRig]:

@@ -30,10 +30,11 @@ def test_a_failing_hook_is_an_outcome_and_its_output_is_logged(caplog: pytest.Lo
 def test_a_hook_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
     command = f"sleep 600 & echo $! > {tmp_path}/child; wait"
     began = time.monotonic()
-    outcome = HookRunner().run("quiesce", command, environment=ENVIRONMENT, timeout_seconds=0.3)
+    outcome = HookRunner().run("quiesce", command, environment=ENVIRONMENT, timeout_seconds=1)
     assert outcome.code is None
-    assert time.monotonic() - began < 2
-    assert not is_alive(int((tmp_path / "child").read_text()))
+    assert time.monotonic() - began < 5
+    child = int((tmp_path / "child").read_text())
+    wait_until(lambda: not is_alive(child))
 
 
 def test_what_a_hook_leaves_running_is_killed_when_it_ends(tmp_path: Path) -> None:
