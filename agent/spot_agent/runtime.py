@@ -275,7 +275,10 @@ class Runtime:
                 answer = api.report_unready(replica_id, {"epoch": epoch, "readiness": readiness})
                 self._conclude(answer, lambda outcome: UnreadyAnswered(replica_id, readiness, outcome))
             case Commit(handover_id, basis):
-                log.info("asking for promotion", extra={"handover_id": handover_id, "basis": basis})
+                log.info(
+                    "asking for promotion",
+                    extra={"handover_id": handover_id, "basis": basis, "covered_until": action.covered_until},
+                )
                 answer = api.commit(handover_id, wire.commit(action, epoch=epoch))
                 new_epoch = answer.body.get("epoch") if isinstance(answer, Answered) else None
                 self._conclude(answer, lambda outcome: CommitAnswered(handover_id, outcome, new_epoch))

@@ -224,8 +224,9 @@ def test_an_agent_killed_with_sigkill_comes_back_and_serves_on(launch_workload: 
 
 def interruption_of(workload: LedgerWorkload, instance_id: str) -> dict[str, Any]:
     dynamodb = workload.tenancy.aws.client("dynamodb")
+    table = next(name for name in dynamodb.list_tables()["TableNames"] if "nterruption" in name)
     found: dict[str, Any] = dynamodb.get_item(
-        TableName=workload.tenancy.outputs["SpotInterruptionEventsTable"],
+        TableName=table,
         Key={"agent_id": {"S": workload.agent_id}, "event_id": {"S": f"{instance_id}#termination-notice"}},
         ConsistentRead=True,
     )["Item"]
