@@ -122,7 +122,7 @@ class Supervisor:
         if self._sweeping:
             self._sweep()
         if self._agent_pid is not None and now >= self._agent_silent_at:
-            _say(f"the agent has said nothing for {now - self._agent_started_at:.0f} s or less; killing it")
+            _say("the agent gives no sign of life any more; killing it")
             end([self._agent_pid])
             self._agent_silent_at = now + _AGENT_SILENCE_SECONDS
         if self._leaving_until is None:
