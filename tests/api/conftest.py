@@ -76,7 +76,7 @@ class Http:
         sent = {"content-type": "application/json", **(headers or {})}
         if token is not None:
             sent["authorization"] = f"Bearer {token}"
-        request = {
+        request: dict[str, Any] = {
             "version": "2.0",
             "routeKey": f"{method} {path}",
             "rawPath": path,

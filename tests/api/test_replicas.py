@@ -1,0 +1,217 @@
+"""Replicas, handovers and emergencies over HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+
+from spot_optimizer import wiring
+from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.writes import Table
+from tests.api.conftest import PRIMARY, STANDBY, Answered, Http, Registration
+from tests.api.test_agents import a_token_for, an_active_replica, put
+
+
+def soon() -> str:
+    return (datetime.now(UTC) + timedelta(seconds=110)).isoformat()
+
+
+def ready(readiness: int = 1) -> dict[str, Any]:
+    return {
+        "epoch": 1,
+        "status": "ready",
+        "readiness": readiness,
+        "generation": 3,
+        "sync_percent": 100.0,
+        "lag_seconds": 0.4,
+        "covered_until": datetime.now(UTC).isoformat(),
+    }
+
+
+# --- replicas
+
+
+def test_an_operator_gets_a_replica_that_is_being_prepared(http: Http, agent: Registration) -> None:
+    body = {"pool_id": "us-east-1b.m5.large", "exclude_zones": ["us-east-1c"]}
+    answer = agent.call("POST", "/replicas", body, token=http.admin)
+    assert answer.status == 202, answer.body
+    assert (answer.body["type"], answer.body["status"]) == ("manual", "launching")
+    assert answer.body["requested_pool_id"] == "us-east-1b.m5.large"
+    assert answer.body["created_by"].startswith("operator:")
+    machine = wiring.settings().prepare_replica_state_machine_arn
+    started = boto3.client("stepfunctions").list_executions(stateMachineArn=machine)["executions"]
+    assert answer.body["replica_id"] in [execution["name"] for execution in started]
+    listed = agent.call("GET", "/replicas", token=http.client_token)
+    assert [one["replica_id"] for one in listed.body["replicas"]] == [answer.body["replica_id"]]
+
+
+def test_the_same_idempotency_key_gives_the_same_replica_and_another_is_refused(
+    http: Http, agent: Registration
+) -> None:
+    first = agent.call("POST", "/replicas", {}, token=http.admin, headers={"idempotency-key": "one"})
+    again = agent.call("POST", "/replicas", {}, token=http.admin, headers={"idempotency-key": "one"})
+    assert (first.status, again.status) == (202, 202)
+    assert first.body["replica_id"] == again.body["replica_id"]
+    other = agent.call("POST", "/replicas", {}, token=http.admin, headers={"idempotency-key": "two"})
+    assert (other.status, other.problem) == (409, "ReplicaAlreadyActive")
+
+
+def test_manual_replicas_can_be_switched_off(http: Http, agent: Registration) -> None:
+    agent.call("PATCH", "/config", {"manual_replica": False}, token=http.admin)
+    answer = agent.call("POST", "/replicas", {}, token=http.admin)
+    assert (answer.status, answer.problem) == (409, "ToggledOff")
+
+
+def test_only_the_primary_makes_a_replica_ready_and_takes_it_back(agent: Registration) -> None:
+    an_active_replica(agent)
+    answer = agent.call("POST", "/replicas/rep-1/sync-status", ready())
+    assert answer.status == 200, answer.body
+    assert (answer.body["status"], answer.body["readiness"]) == ("ready", 1)
+    standby = a_token_for(agent, STANDBY)
+    refused = agent.call("POST", "/replicas/rep-1/sync-status", ready(2), token=standby)
+    assert refused.status in (403, 409)
+    taken_back = agent.call("POST", "/replicas/rep-1/unready", {"epoch": 1, "readiness": 2})
+    assert (taken_back.status, taken_back.body["status"], taken_back.body["readiness"]) == (200, "syncing", 2)
+    late = agent.call("POST", "/replicas/rep-1/sync-status", ready(1))
+    assert (late.status, late.problem) == (409, "ReplicaNotReady")
+
+
+def test_both_ends_report_progress_and_nobody_else(agent: Registration) -> None:
+    an_active_replica(agent)
+    progress = {"epoch": 1, "status": "syncing", "generation": 2, "sync_percent": 40.5}
+    for token in (agent.token, a_token_for(agent, STANDBY)):
+        answer = agent.call("POST", "/replicas/rep-1/sync-status", progress, token=token)
+        assert (answer.status, answer.body["generation"], answer.body["sync_percent"]) == (200, 2, 40.5)
+    stranger = a_token_for(agent, "i-0fffffffffffffff6")
+    assert agent.call("POST", "/replicas/rep-1/sync-status", progress, token=stranger).problem == "Forbidden"
+
+
+# --- handovers
+
+
+def a_handover(agent: Registration) -> str:
+    """An open handover to a ready standby; the standby's token."""
+    an_active_replica(agent)
+    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    put(
+        Table.AGENTS,
+        agent.agent_id,
+        handover_id="h-1",
+        handover_state=HandoverState.OPEN,
+        handover_replica_id="rep-1",
+        handover_readiness=1,
+        handover_count=1,
+    )
+    return a_token_for(agent, STANDBY)
+
+
+def commit(agent: Registration, token: str) -> Answered:
+    body = {
+        "epoch": 1,
+        "basis": "final-generation",
+        "readiness": 1,
+        "generation": 3,
+        "covered_until": datetime.now(UTC).isoformat(),
+    }
+    return agent.call("POST", "/handovers/h-1/commit", body, token=token)
+
+
+def test_a_standby_that_commits_is_the_primary_of_the_next_epoch(agent: Registration) -> None:
+    standby = a_handover(agent)
+    answer = commit(agent, standby)
+    assert answer.status == 200, answer.body
+    assert (answer.body["epoch"], answer.body["primary_instance_id"]) == (2, STANDBY)
+    assert commit(agent, standby).body == answer.body
+    over = agent.beat()
+    assert (over.status, over.body["current_epoch"]) == (409, 2)
+    assert agent.call("POST", "/handovers/h-1/abort", {"epoch": 1}).body["current_epoch"] == 2
+    told = agent.call(
+        "POST", "/heartbeat", {"epoch": 2, "role": "primary", "serving": True, "healthy": True}, token=standby
+    )
+    assert (told.status, told.body["role"]) == (200, "primary")
+
+
+def test_a_primary_that_aborts_first_stays_the_primary(agent: Registration) -> None:
+    standby = a_handover(agent)
+    aborted = agent.call("POST", "/handovers/h-1/abort", {"epoch": 1})
+    assert (aborted.status, aborted.body["handover_state"], aborted.body["epoch"]) == (200, "aborted", 1)
+    assert agent.call("POST", "/handovers/h-1/abort", {"epoch": 1}).body == aborted.body
+    late = commit(agent, standby)
+    assert (late.status, late.problem) == (409, "HandoverNotOpen")
+    assert agent.beat().status == 200
+
+
+def test_a_primary_is_not_dead_because_its_standby_says_so(agent: Registration) -> None:
+    standby = a_handover(agent)
+    body = {"epoch": 1, "basis": "primary-dead", "readiness": 1, "generation": 3}
+    answer = agent.call("POST", "/handovers/h-1/commit", body, token=standby)
+    assert (answer.status, answer.problem) == (409, "PromotionUnproven")
+
+
+# --- emergencies
+
+
+def test_a_repeated_termination_call_gets_the_execution_that_runs(agent: Registration) -> None:
+    body = {"instance_id": PRIMARY, "termination_time": soon(), "epoch": 1}
+    first = agent.call("POST", "/termination-imminent", body)
+    assert first.status == 202, first.body
+    assert (first.body["execution"], first.body["attempt"]) == (f"{agent.agent_id}-1-1", 1)
+    assert first.body["look"].endswith(f":execution:fail-over:{agent.agent_id}-1-1")
+    again = agent.call("POST", "/termination-imminent", body)
+    assert (again.status, again.body["execution"], again.body["attempt"]) == (202, first.body["execution"], 1)
+    assert wiring.records().agent(agent.agent_id).claim_attempt == 1
+
+
+def test_a_termination_call_after_a_failed_attempt_gets_the_next_attempt(agent: Registration) -> None:
+    body = {"instance_id": PRIMARY, "termination_time": soon()}
+    first = agent.call("POST", "/termination-imminent", body)
+    boto3.client("stepfunctions").stop_execution(executionArn=first.body["look"])
+    again = agent.call("POST", "/termination-imminent", body)
+    assert (again.status, again.body["attempt"]) == (202, 2)
+
+
+def test_an_operator_may_report_a_termination_too(http: Http, agent: Registration) -> None:
+    body = {"instance_id": PRIMARY, "termination_time": soon()}
+    assert agent.call("POST", "/termination-imminent", body, token=http.admin).body["attempt"] == 1
+
+
+def test_a_rebalance_recommendation_prepares_a_replica_whatever_the_toggles_say(
+    http: Http, agent: Registration
+) -> None:
+    agent.call("PATCH", "/config", {"auto_replica": False, "manual_replica": False}, token=http.admin)
+    answer = agent.call("POST", "/create-emergency-replica", {"instance_id": PRIMARY, "epoch": 1})
+    assert answer.status == 202, answer.body
+    assert answer.body["execution"] is None
+    replica = wiring.records().replica(agent.agent_id, answer.body["replica_id"])
+    assert (replica.status, replica.type) == (ReplicaState.LAUNCHING, "automatic-rebalance")
+    again = agent.call("POST", "/create-emergency-replica", {"instance_id": PRIMARY})
+    assert again.body["replica_id"] == replica.replica_id
+
+
+@pytest.mark.parametrize("below", ["/create-emergency-replica", "/termination-imminent"])
+def test_a_standby_that_finds_its_primary_silent_starts_a_failover(agent: Registration, below: str) -> None:
+    an_active_replica(agent)
+    body = {"instance_id": STANDBY, "signal_type": "primary-silent", "epoch": 1}
+    answer = agent.call("POST", below, body, token=a_token_for(agent, STANDBY))
+    assert (answer.status, answer.body["attempt"]) == (202, 1)
+    assert wiring.records().agent(agent.agent_id).claim_signal == "primary-silent"
+
+
+def test_an_instance_may_not_speak_for_another_of_its_agent(agent: Registration) -> None:
+    an_active_replica(agent)
+    body = {"instance_id": PRIMARY, "termination_time": soon()}
+    answer = agent.call("POST", "/termination-imminent", body, token=a_token_for(agent, STANDBY))
+    assert (answer.status, answer.problem) == (403, "Forbidden")
+    assert not wiring.records().agent(agent.agent_id).claim_open
+
+
+def test_an_operator_hands_over_to_a_replica_that_is_ready(http: Http, agent: Registration) -> None:
+    an_active_replica(agent)
+    agent.call("POST", "/replicas/rep-1/sync-status", ready())
+    answer = agent.call("POST", "/replicas/rep-1/promote", {"reason": "cheaper there"}, token=http.admin)
+    assert (answer.status, answer.body["attempt"]) == (202, 1)
+    assert wiring.records().agent(agent.agent_id).claim_signal == "operator"
