@@ -333,7 +333,7 @@ def an_ask(number: int) -> LeaseAsk:
 def test_leases_are_answered_while_a_large_generation_is_under_way(
     primary: Primary, standby: Standby, link: PrimaryLink
 ) -> None:
-    (primary.tree / "large").write_bytes(os.urandom(150 << 20))
+    (primary.tree / "large").write_bytes(os.urandom(100 << 20))
     shipping = threading.Thread(target=primary.ship, args=(link,))
     shipping.start()
     waits = []
