@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from local.patches import administrator, cloudformation, events, lambda_workers, launch_templates, step_functions
+from local.patches import (
+    administrator,
+    cloudformation,
+    events,
+    lambda_workers,
+    launch_templates,
+    step_functions,
+    transport,
+)
 
 
 def apply_all() -> None:
@@ -17,3 +25,4 @@ def apply_all() -> None:
     events.apply()
     cloudformation.apply()
     launch_templates.apply()
+    transport.apply()
