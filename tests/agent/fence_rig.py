@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from spot_agent.fence import children, descendants
+from spot_agent.fence import children, descendants, end
 from spot_agent.workload import (
     LookAtWorkload,
     MoveFence,
@@ -78,12 +78,7 @@ class FenceRig:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        left = descendants(self.supervisor.pid)
-        self.supervisor.kill()
-        self.supervisor.wait()
-        for pid in left:
-            if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
+        end_tree(self.supervisor)
         self._agent.close()
         self._listener.close()
         self._address_folder.cleanup()
@@ -131,6 +126,16 @@ class FenceRig:
         path = self.folder / name
         wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
         return int(path.read_text())
+
+
+def end_tree(root: subprocess.Popen[bytes]) -> None:
+    """Kill a supervisor and everything below it. Stopped first, it starts nothing more, and inherits all orphans."""
+    if root.poll() is None:
+        root.send_signal(signal.SIGSTOP)
+        while living := [pid for pid in descendants(root.pid) if is_alive(pid)]:
+            end(living)
+        root.kill()
+    root.wait()
 
 
 def is_alive(pid: int) -> bool:

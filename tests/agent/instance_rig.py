@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from spot_agent.fence import descendants
-from tests.agent.fence_rig import is_alive, wait_until
+from tests.agent.fence_rig import end_tree, wait_until
 from tests.agent.metadata_rig import DOCUMENT, MetadataRig
 
 # Writes one number per line, each durable before the next, and only while it is not frozen. `writes` is the truth about
@@ -119,17 +118,9 @@ class InstanceRig:
 
     def die(self) -> None:
         """What AWS does in the end: everything stops at once."""
-        if self.supervisor is None:
-            return
-        pids = [self.supervisor.pid, *descendants(self.supervisor.pid)]
-        for pid in pids:
-            if is_alive(pid):
-                os.kill(pid, signal.SIGSTOP)
-        for pid in (*pids, *descendants(self.supervisor.pid)):
-            if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
-        self.supervisor.wait()
-        self.supervisor = None
+        if self.supervisor is not None:
+            end_tree(self.supervisor)
+            self.supervisor = None
 
     def terminate(self, timeout_seconds: float = 20) -> int:
         assert self.supervisor is not None
