@@ -180,15 +180,18 @@ def report_progress(
     replica = plane.records.replica(agent_id, replica_id)
     if not replica.active or replica.status is ReplicaState.LAUNCHING:
         raise ReplicaNotReady(f"replica {replica_id} is '{replica.status}'; progress belongs to one that syncs")
-    plane.records.commit(
-        replicas.record_sync(
-            replica,
-            generation=max(generation, replica.generation),
-            sync_percent=sync_percent,
-            lag_seconds=lag_seconds,
-            covered_until=covered_until,
-        )
+    progress = replicas.record_sync(
+        replica,
+        generation=max(generation, replica.generation),
+        sync_percent=sync_percent,
+        lag_seconds=lag_seconds,
+        covered_until=covered_until,
     )
+    try:
+        plane.records.commit(progress)
+    except ConditionFailed:
+        # A later report was faster, or the replica has just ended: nothing is left to say.
+        return plane.records.replica(agent_id, replica_id)
     if replica.generation == 0 and generation > 0:
         wake_all(plane, agent, replica)
     return plane.records.replica(agent_id, replica_id)

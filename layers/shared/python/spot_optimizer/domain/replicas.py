@@ -287,8 +287,11 @@ def record_sync(
             Change(
                 Table.REPLICAS,
                 (replica.agent_id, replica.replica_id),
-                "progress belongs to an active replica",
-                only_if={"status": OneOf((ReplicaState.SYNCING, ReplicaState.READY))},
+                "progress belongs to an active replica, and goes forwards",
+                only_if={
+                    "status": OneOf((ReplicaState.SYNCING, ReplicaState.READY)),
+                    "generation": AtMost(generation),
+                },
                 put={
                     "generation": generation,
                     "sync_percent": sync_percent,
