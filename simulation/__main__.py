@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
 
+from simulation.campaign import Summary, run_seeds
 from simulation.faults import draw_plan
 from simulation.world import simulate
 
@@ -27,27 +27,17 @@ def main() -> int:
         print(outcome.message or "no violation", f"({outcome.steps} steps)")
         return 1 if outcome.violation else 0
     began = time.perf_counter()
-    found: Counter[str] = Counter()
-    first: dict[str, list[int]] = {}
-    steps = failovers = lost = most = 0
-    reached: Counter[str] = Counter()
-    for seed in range(arguments.first, arguments.first + arguments.seeds):
-        outcome = simulate(draw_plan(seed))
-        steps += outcome.steps
-        most = max(most, outcome.steps)
-        failovers += outcome.failovers
-        lost += outcome.lost
-        reached += outcome.reached
-        if outcome.violation:
-            found[outcome.violation] += 1
-            first.setdefault(outcome.violation, []).append(seed)
+    summary = Summary()
+    for outcome in run_seeds(range(arguments.first, arguments.first + arguments.seeds)):
+        summary.add(outcome)
     took = time.perf_counter() - began
     print(
-        f"{arguments.seeds} seeds, {took:.1f} s, {1000 * took / arguments.seeds:.1f} ms a seed, {steps} steps, most {most}, {failovers} failovers, {lost} lost"
+        f"{summary.seeds} seeds, {took:.1f} s, {summary.steps} steps, most {summary.most_steps}, "
+        f"{summary.failovers} failovers, {summary.lost} lost, slowest {summary.slowest_promotion:.1f}"
     )
-    for name, count in found.most_common():
-        print(f"{count:5d} {name}: {first[name][:12]}")
-    return 1 if found else 0
+    for name, seeds in sorted(summary.violations.items(), key=lambda item: -len(item[1])):
+        print(f"{len(seeds):5d} {name}: {seeds[:12]}")
+    return 1 if summary.violations else 0
 
 
 if __name__ == "__main__":

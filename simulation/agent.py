@@ -343,7 +343,7 @@ class AgentProcess:
                 )
             case Commit(handover_id, basis, readiness, _, held_until):
                 tell(self.instance_id, "asks for promotion by %s on %s (%s)", handover_id, basis, readiness)
-                self.world.invariants.check_commit_asked(self.instance_id, basis)
+                self.world.invariants.check_commit_asked(self.instance_id, handover_id, basis, readiness)
                 self._request(
                     "commit",
                     lambda plane: api.commit(

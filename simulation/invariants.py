@@ -76,17 +76,16 @@ class Invariants:
                 machine.instance_id,
             )
 
-    def check_commit_asked(self, instance_id: str, basis: Basis) -> None:
-        """A standby that says the lease has run out must be right at that moment."""
-        if basis is Basis.LEASE_EXPIRED:
+    def check_commit_asked(self, instance_id: str, handover_id: str, basis: Basis, readiness: int) -> None:
+        """A standby that says the lease has run out must be right, if its word can still be taken."""
+        world = self._world
+        agent = world.tables.agent(world.agent_id)
+        if basis is not Basis.LEASE_EXPIRED or agent.handover_id != handover_id or not agent.handover_open:
+            return
+        replica = world.tables.replica(world.agent_id, agent.handover_replica_id or "")
+        if replica.status is ReplicaState.READY and replica.readiness == readiness:
             others = [one.instance_id for one in self.serving if one.instance_id != instance_id]
-            demand(
-                not others,
-                "promotion is asked after the lease",
-                "%s serves while %s asks",
-                ", ".join(others),
-                instance_id,
-            )
+            demand(not others, "promotion is asked after the lease", "%s serves while %s asks", others, instance_id)
 
     def check_thaw(self, instance_id: str, _state: Any) -> None:
         """A primary thaws only after its handover was aborted."""

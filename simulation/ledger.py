@@ -120,9 +120,9 @@ class Ledger:
                 f"{len(missing)} acknowledged writes, the first at {first.at:.3f}, are not in the final generation",
             )
         # What came after the primary was last heard is bounded by the lease, which has its own invariant.
-        heard_at = world.last_heard_at.get(from_instance_id, 0.0)
-        window = heard_at - first.at
-        world.note_loss(self.last_served_at.get(from_instance_id, first.at) - first.at)
+        served_at = self.last_served_at.get(from_instance_id, first.at)
+        window = min(world.last_heard_at.get(from_instance_id, 0.0), served_at) - first.at
+        world.note_loss(served_at - first.at)
         promised = PROMISED_INTERVALS * world.tables.agent(world.agent_id).sync_interval_seconds + LAG_GRACE_SECONDS
         if window > promised and not breach_recorded:
             raise Violation(
