@@ -256,6 +256,9 @@ class _Turn:
             sync_interval_seconds=orders.sync_interval_seconds,
         )
         self._take_peer(orders, sent_at=event.sent_at, first=first)
+        if first and self.state.bound is None:
+            # An earlier process may have left a deadline behind, of a lease that binds nobody any more.
+            self.do(SetFence(None))
         self._take_handover(orders)
         return None
 
