@@ -212,6 +212,9 @@ class _Turn:
                 )
             case Outcome.REFUSED:
                 self.put(commit_in_flight=False, commit_after=self.now + RETRY_REFUSED_SECONDS)
+                if event.handover_id == self.state.final_for:
+                    # That handover is over, for good; another may be open behind a primary that has died since.
+                    self.put(final_for=None)
                 self.do(Beat())
             case Outcome.UNKNOWN:
                 self.put(commit_in_flight=False, commit_after=self.now + RETRY_UNKNOWN_SECONDS)
