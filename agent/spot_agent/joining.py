@@ -105,7 +105,8 @@ def resume(
     if memory.role == Role.PRIMARY:
         workload = Workload.STOPPED
         if status.running and status.epoch == epoch:
-            workload = Workload.FROZEN if memory.frozen else Workload.RUNNING
+            # What may be frozen may as well still serve: it is frozen again before anybody relies on it.
+            workload = Workload.FREEZING if memory.frozen else Workload.RUNNING
         return Primary(
             epoch=epoch,
             workload=workload,

@@ -28,7 +28,7 @@ def test_an_instance_that_was_told_nothing_runs_nothing_and_asks() -> None:
     [
         (IDLE, False, Workload.STOPPED),
         (WorkloadStatus(running=True, epoch=3), False, Workload.RUNNING),
-        (WorkloadStatus(running=True, epoch=3), True, Workload.FROZEN),
+        (WorkloadStatus(running=True, epoch=3), True, Workload.FREEZING),
         (WorkloadStatus(running=True, epoch=2), False, Workload.STOPPED),
         (IDLE, True, Workload.STOPPED),
     ],
