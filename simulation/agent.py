@@ -166,6 +166,9 @@ class AgentProcess:
         status = WorkloadStatus(running=workload.running, epoch=workload.epoch, deadline=workload.deadline)
         self.state = resume(memory, status, held, now=self.machine.boot_clock)
         self.kernel.tell(self.instance_id, "agent runs as %s, epoch %s", role_of(self.state), self.state.epoch)
+        if isinstance(self.state, Primary) and self.state.workload is Workload.FREEZING:
+            self._rest(resting=True)
+            self._serving.freeze("")
         self._beat_wanted = True
         self._beat()
         self._set_tick()
@@ -507,8 +510,8 @@ class AgentProcess:
             self._take(NoticeRead(self.world.wall(instance.going_at).isoformat()))
         if instance.rebalance:
             self._take(RebalanceRead())
-        slow = instance.going_at is None or instance.going_at < self.kernel.now
-        self._later(30.0 if slow else self._notice_check, self._look)
+        # It is seen again and again; only the first time changes anything.
+        self._later(30.0, self._look)
 
     # --- the link, at the primary ---
 
@@ -699,7 +702,7 @@ def next_change(state: State, now: float) -> float:
             return now + 3600.0
         case Primary(confirmed=False):
             return now + 3600.0
-        case Primary(workload=Workload.RUNNING, frozen_for=None, withdrawing=False, abort_wanted=None):
+        case Primary(workload=Workload.RUNNING, frozen_for=None, abort_wanted=None):
             return _next_change_at_primary(state, now)
         case Standby(granting=True, commit_in_flight=False, final_for=None, handover=None):
             return _next_change_at_standby(state)
@@ -720,6 +723,8 @@ def _next_change_at_primary(state: Primary, now: float) -> float:
     if state.bound is not None:
         lag = primary.LAG_INTERVALS * state.sync_interval_seconds + primary.LAG_GRACE_SECONDS
         moments += [state.lease_until - lease.STOP_EARLY_SECONDS, state.covered_until + lag]
+        if state.withdrawing:
+            return max(now, state.withdrawal_sent_at + primary.RETRY_SECONDS)
         if not state.ready_acknowledged or not state.link_up:
             return now
         if state.unanswered_since is not None:

@@ -121,7 +121,11 @@ class Invariants:
             machine.instance_id,
             agent.epoch,
         )
-        if not machine.alive or agent.lost:
+        owners = [
+            row for row in world.tables.rows[Table.REPLICAS].values() if row.get("instance_id") == machine.instance_id
+        ]
+        asked_for = any(row["status"] == ReplicaState.TERMINATED for row in owners)
+        if not machine.alive or agent.lost or asked_for:
             return
         mine = world.newest_held(machine)
         others = [world.newest_held(other.machine) for other in world.ec2.instances.values() if other is not instance]

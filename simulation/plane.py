@@ -51,7 +51,7 @@ class Calls:
             raise Throttled(f"{port} was throttled")
         result = effect()
         # Not every read needs to be a point of interruption of its own; those that are not take no time.
-        often = 0.15 if invocation.name == "heartbeat" else 0.5
+        often = 0.15 if invocation.name == "heartbeat" else 0.35
         if kernel.chance.random() < often or self.weather.hits("slow", port):
             invocation.wait(self._latency())
         return result
