@@ -19,7 +19,7 @@ from spot_optimizer.api.agents import (
     RegisterAnswer,
     RegisterRequest,
 )
-from spot_optimizer.api.fields import AgentId, CommandId, Cursor, Limit, Word, cursor_after, read_cursor
+from spot_optimizer.api.fields import AgentId, CommandId, Cursor, IdempotencyKey, Limit, Word, cursor_after, read_cursor
 from spot_optimizer.api.router import Router
 from spot_optimizer.control import configuration, heartbeats, registration
 from spot_optimizer.domain import tokens
@@ -31,14 +31,14 @@ api = Router()
 
 
 @api.post("/api/agents/register", summary="Register an instance", tags=["agents"])
-def register(body: RegisterRequest) -> RegisterAnswer:
+def register(body: RegisterRequest, idempotency_key: IdempotencyKey = None) -> RegisterAnswer:
     """With a client token: a new agent and its primary. With a join token: the replica that was launched.
 
     Needs proof of the instance. Repeating it with the same registration_key gets the same answer.
     """
     registered = registration.register(
         wiring.plane(),
-        body.newcomer(idempotency_key=api.idempotency_key),
+        body.newcomer(idempotency_key=idempotency_key),
         body.workload,
         caller=api.caller,
         presented=tokens.bearer(api.header("authorization")),

@@ -10,7 +10,7 @@ from typing import Any
 from aws_lambda_powertools.event_handler import Response
 
 from spot_optimizer import __version__, wiring
-from spot_optimizer.api.fields import ClientPath, Cursor, Limit, TokenPath, cursor_after, read_cursor
+from spot_optimizer.api.fields import ClientPath, Cursor, IdempotencyKey, Limit, TokenPath, cursor_after, read_cursor
 from spot_optimizer.api.operators import (
     ClientAnswer,
     ClientRequest,
@@ -66,15 +66,16 @@ def list_clients(cursor: Cursor = None, limit: Limit = 50) -> ClientsAnswer:
     status_code=HTTPStatus.CREATED,
     tags=["tenants"],
 )
-def issue_client_token(client_id: ClientPath, body: TokenRequest) -> TokenAnswer:
+def issue_client_token(
+    client_id: ClientPath, body: TokenRequest, idempotency_key: IdempotencyKey = None
+) -> TokenAnswer:
     """For admins. The secret is shown this once; the same Idempotency-Key issues nothing twice."""
     tokens.require_role(api.caller, OperatorRole.ADMIN)
     client = wiring.clients().get(client_id)
-    key = api.idempotency_key
     token, presented = issuing.issue(
         wiring.records(),
         TokenKind.CLIENT,
-        token_id=tokens.derived_id("issued", client_id, key) if key else wiring.new_id(),
+        token_id=tokens.derived_id("issued", client_id, idempotency_key) if idempotency_key else wiring.new_id(),
         secret=wiring.new_secret(),
         now=wiring.clock(),
         client_id=client.client_id,

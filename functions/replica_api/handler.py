@@ -7,7 +7,16 @@ from typing import Any
 
 from spot_optimizer import wiring
 from spot_optimizer.api import callers
-from spot_optimizer.api.fields import AgentId, Cursor, HandoverId, Limit, ReplicaId, cursor_after, read_cursor
+from spot_optimizer.api.fields import (
+    AgentId,
+    Cursor,
+    HandoverId,
+    IdempotencyKey,
+    Limit,
+    ReplicaId,
+    cursor_after,
+    read_cursor,
+)
 from spot_optimizer.api.replicas import (
     AbortRequest,
     CommitRequest,
@@ -35,7 +44,7 @@ api = Router()
 @api.post(
     "/api/agents/<agent_id>/replicas", summary="Create a replica", status_code=HTTPStatus.ACCEPTED, tags=["replicas"]
 )
-def create_replica(agent_id: AgentId, body: ReplicaRequest) -> ReplicaAnswer:
+def create_replica(agent_id: AgentId, body: ReplicaRequest, idempotency_key: IdempotencyKey = None) -> ReplicaAnswer:
     """For operators. One replica is active at a time. The same Idempotency-Key gives the same replica."""
     tokens.require_role(api.caller, OperatorRole.OPERATOR)
     replica = replication.create_replica(
@@ -43,7 +52,7 @@ def create_replica(agent_id: AgentId, body: ReplicaRequest) -> ReplicaAnswer:
         agent_id,
         replica_type=ReplicaType.MANUAL,
         created_by=body.created_by or f"operator:{api.caller.token_id}",
-        purpose=f"manual:{api.idempotency_key}" if api.idempotency_key else None,
+        purpose=f"manual:{idempotency_key}" if idempotency_key else None,
         pool_id=body.pool_id,
         exclude_zones=body.exclude_zones,
     )

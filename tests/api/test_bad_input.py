@@ -214,6 +214,11 @@ def test_a_limit_out_of_bounds_is_422(http: Http) -> None:
     assert (answer.status, answer.body["field"]) == (422, "limit")
 
 
+def test_an_idempotency_key_that_is_too_long_is_422(http: Http, agent: Registration) -> None:
+    answer = agent.call("POST", "/replicas", {}, token=http.admin, headers={"idempotency-key": "x" * 129})
+    assert (answer.status, answer.problem, answer.body["field"].lower()) == (422, "InvalidRequest", "idempotency-key")
+
+
 def test_an_unknown_path_is_404(http: Http) -> None:
     answer = http.call("GET", "/api/wishes", token=http.admin)
     assert (answer.status, answer.problem) == (404, "RouteUnknown")

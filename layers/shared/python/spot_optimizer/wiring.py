@@ -206,3 +206,9 @@ def reconciling() -> LambdaReconciling:
 
     config = settings()
     return LambdaReconciling(_clients(), function_name=lambda: config.fail_over_function)
+
+
+def warm_up() -> None:
+    """Build what a failover needs at once, so that a process that is kept warm has it before the first signal comes."""
+    clients = _clients()
+    _ = (_database().connection.client, clients.ec2, clients.step_functions)

@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from aws_lambda_powertools.event_handler.openapi.params import Path, Query
+from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from spot_optimizer.errors import InvalidRequest
@@ -35,6 +35,11 @@ TokenPath = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER
 
 Cursor = Annotated[str | None, Query(max_length=400, description="`next_cursor` of the page before.")]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", max_length=128, description="The same key makes a repeated call the same call."),
+]
 
 Epoch = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Number = Annotated[int, Field(strict=True, ge=0, le=2**53)]

@@ -17,11 +17,10 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import (
 from spot_optimizer.api import problems
 from spot_optimizer.api.callers import caller_of
 from spot_optimizer.domain.tokens import Caller
-from spot_optimizer.errors import InvalidRequest, SpotOptimizerError, TokenInvalid
+from spot_optimizer.errors import SpotOptimizerError, TokenInvalid
 from spot_optimizer.wiring import logger
 
 JSON = "application/json"
-LONGEST_KEY = 128
 
 
 class Router(APIGatewayHttpResolver):
@@ -62,20 +61,6 @@ class Router(APIGatewayHttpResolver):
                 status, document, headers = problems.problem_of(error, request_id=_request_id(event))
                 return _raw(status, document, headers)
         return self.resolve(event, context)
-
-    @property
-    def idempotency_key(self) -> str | None:
-        """The caller's name for this write, if it gave one.
-
-        Raises:
-            InvalidRequest: It is too long.
-        """
-        key = self.header("idempotency-key")
-        if key is not None and len(key) > LONGEST_KEY:
-            raise InvalidRequest(
-                "the Idempotency-Key is too long", field="Idempotency-Key", expected=f"at most {LONGEST_KEY} characters"
-            )
-        return key
 
     @property
     def account_id(self) -> str:
