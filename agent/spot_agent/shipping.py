@@ -327,6 +327,8 @@ class Shipper:
                 final_for=handover_id,
                 extra=extra,
                 must_settle=self._must_settle or final is not None,
+                # What the workload wrote while it was being quiesced may be missing from the image.
+                as_of=until_wall.timestamp(),
             )
             bound = timeout_seconds or (_FINAL_SECONDS if final is not None else _SHIP_SECONDS)
             try:

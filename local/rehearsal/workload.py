@@ -203,8 +203,9 @@ class LedgerWorkload:
 
     def agent_token(self, instance_id: str) -> str:
         """The token that an instance's agent speaks with."""
-        disk = Path(self._market.instance(instance_id).disk)
-        return str(json.loads((disk / "agent-state" / instance_id / "memory.json").read_text())["agent_token"])
+        folder = Path(self._market.instance(instance_id).disk) / "agent-state" / instance_id
+        _checksum, _, memory = (folder / "memory.json").read_text().partition(" ")
+        return str(json.loads(memory)["agent_token"])
 
     def kill_agent(self, instance_id: str) -> None:
         """Kill the agent's process with SIGKILL; its supervisor and the workload live on."""

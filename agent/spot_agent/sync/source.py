@@ -91,7 +91,7 @@ class OutgoingGeneration:
         number: Rises by at least one per generation within an epoch.
         epoch: The primary's epoch.
         final_for: Handover id if this is the last generation of a handover.
-        taken_at: Epoch seconds by this instance's clock, just before reading began.
+        taken_at: Epoch seconds by this instance's clock: everything up to then is in it.
         base: Root hash of what the standby must hold; None for everything.
         extra: What travels along.
     """
@@ -255,6 +255,7 @@ class GenerationSource:
         extra: Mapping[str, Any] | None = None,
         must_settle: bool = True,
         on_read: Callable[[], None] | None = None,
+        as_of: float | None = None,
     ) -> OutgoingGeneration:
         """Begin to read the watched paths; returns at once.
 
@@ -269,6 +270,8 @@ class GenerationSource:
             must_settle: True when the workload is quiesced or frozen: a file that keeps changing is an error. False
                 accepts files of different moments, and says so in `settled`.
             on_read: Called once on the reading thread when reading is over, also when it failed: thaw here.
+            as_of: The moment that the generation stands for, epoch seconds; now, if nobody quiesced for it before. A
+                write after that moment may or may not be in it.
 
         Returns:
             A generation in progress: ship it, or cancel it.
@@ -277,7 +280,7 @@ class GenerationSource:
             number,
             epoch=epoch,
             final_for=final_for,
-            taken_at=time.time(),
+            taken_at=time.time() if as_of is None else as_of,
             base=None if held is None else held.root_hash,
             extra=dict(extra or {}),
             buffer_bytes=self._buffer_bytes,
