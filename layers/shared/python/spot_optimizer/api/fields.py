@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -105,5 +105,4 @@ def read_cursor(cursor: str | None) -> str | None:
         ) from None
 
 
-Json = dict[str, Any]
 Yes = Literal[True]
