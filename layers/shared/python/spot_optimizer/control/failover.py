@@ -86,9 +86,9 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
     """Decide where to go from here.
 
     Returns:
-        `decision`: `promoted` (a promotion, or a fall back, has happened), `await_serving` (a handover is open), `hand_over` (the
-        replica can take over), `await_ready` (it is being prepared), `launch` (there is none), or `lost` (every copy
-        is gone).
+        `decision`: `promoted` (a promotion, or a fall back, has happened), `await_serving` (a handover is open),
+        `hand_over` (the replica can take over), `await_ready` (it is being prepared), `launch` (there is none),
+        `launch_again` (there is none any more), or `lost` (every copy is gone).
 
     Raises:
         ClaimLost: Another attempt is at work.
@@ -114,7 +114,7 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
         launched = [r for r in plane.records.replicas(agent_id) if r.created_by == _creator(epoch, attempt)]
         if len(launched) >= LAUNCHES_PER_ATTEMPT:
             raise NoStandbyObtainable(f"{len(launched)} replacements were launched by this attempt, and all failed")
-        return {"decision": "launch", "replica_id": None}
+        return {"decision": "launch_again" if launched else "launch", "replica_id": None}
     if handover.may_take_over(replica, primary_dead=primary_dead):
         return {"decision": "hand_over", "replica_id": replica.replica_id, "primary_dead": primary_dead}
     if primary_dead:
@@ -327,6 +327,8 @@ def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str
     """Every copy of the state is gone: say so, and let nothing start on empty state."""
     agent = _current(plane, agent_id, epoch, attempt)
     if not _promoted(agent, epoch):
+        # Nobody looks after a lost agent any more.
+        replication.let_go_of_ended(plane, agent_id)
         _conclude_interruption(plane, agent, epoch, {"failure": "every copy of the state is gone"})
         plane.records.commit(claims.give_up(agent, epoch=epoch, attempt=attempt))
     return {"lost": not _promoted(agent, epoch)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from spot_optimizer.control.plane import Plane, active_replica
 from spot_optimizer.domain import handover, replicas
@@ -25,6 +25,9 @@ from spot_optimizer.errors import (
 
 TRIES = 4
 """How often a write is decided anew on fresh rows before the caller is told that the outcome is unknown."""
+
+ENDED_LATELY = timedelta(hours=2)
+"""So long the sweep looks whether the instance of an ended replica is gone."""
 
 
 def create_replica(
@@ -345,6 +348,27 @@ def end_replica(plane: Plane, agent_id: str, replica_id: str, *, state: ReplicaS
             continue
         wake_all(plane, agent, replica)
     raise OutcomeUnknown(f"replica {replica_id} kept changing; try again")
+
+
+def let_go_of_ended(plane: Plane, agent_id: str) -> int:
+    """Terminate what still runs of replicas that ended lately; how many did.
+
+    A replica's row ends first and its instance after that: whoever died in between left the instance to this.
+    """
+    since = plane.clock() - ENDED_LATELY
+    ended = [
+        replica.instance_id
+        for replica in plane.records.replicas(agent_id)
+        if replica.status in (ReplicaState.FAILED, ReplicaState.TERMINATED)
+        and replica.instance_id is not None
+        and replica.ended_at is not None
+        and replica.ended_at > since
+    ]
+    states = plane.compute.states(ended) if ended else {}
+    left = [instance_id for instance_id in ended if states.get(instance_id) in ("pending", "running", "stopping")]
+    for instance_id in left:
+        plane.compute.terminate(instance_id)
+    return len(left)
 
 
 def wake_all(plane: Plane, agent: Agent, replica: Replica) -> None:

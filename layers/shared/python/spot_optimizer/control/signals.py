@@ -178,10 +178,12 @@ def sweep(plane: Plane) -> Mapping[str, int]:
         last_sign = heartbeat.at if heartbeat is not None else listed.registered_at
         is_silent = now - last_sign > SILENT_AFTER
         silent += is_silent
-        if not is_silent and not listed.claim_open and listed.traffic_epoch == listed.epoch:
-            continue
+        at_rest = not is_silent and not listed.claim_open and listed.traffic_epoch == listed.epoch
         try:
-            acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
+            if not at_rest:
+                acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
+            if listed.replica_count:
+                acted += replication.let_go_of_ended(plane, listed.agent_id)
         except Transient:
             # One agent's trouble must not keep the sweep from the others; the next sweep looks again.
             continue
