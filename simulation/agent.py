@@ -74,7 +74,6 @@ REQUEST_SECONDS = 3.0
 TICK_SECONDS = 0.25
 BEATS_IN_FLIGHT = 3
 PROGRESS_SECONDS = 10.0
-FINAL_SECONDS = 60.0
 LEASE_ANSWER_SECONDS = 2.0
 
 State = Primary | Standby | Retired
@@ -616,11 +615,6 @@ class AgentProcess:
         first = self._covered is None
         takes = self.kernel.between(0.3, 5.0) if first else self.kernel.soon(0.05)
         self._later(takes, link.send_to_standby, "generation", link.standby.take_generation, link, image, turn, covered)
-        if final is not None:
-            self._later(FINAL_SECONDS, self._shipping_failed, turn, link, handover_id)
-        elif self.world.weather.active:
-            # A lost segment is found out by the link, late.
-            self._later(30.0, self._shipping_failed, turn, link, handover_id)
 
     def take_generation(self, link: Link, image: Image, turn: int, covered: Covered) -> None:
         """At the standby: it is durable before anybody is told."""
@@ -669,7 +663,8 @@ class AgentProcess:
 
     def take_lease_ask(self, link: Link, asked: AskLease, epoch: int) -> None:
         """At the standby: its loop answers, or nobody does."""
-        self.world.last_heard_at[link.primary.instance_id] = self.kernel.now
+        if isinstance(self.state, Standby) and self.state.granting:
+            self.world.last_heard_at[link.primary.instance_id] = self.kernel.now
         number = self.world.next_number()
         self._asks[number] = (link, asked)
         self._unless_gone(self._take, LeaseAsked(request=number, epoch=epoch))

@@ -70,14 +70,16 @@ class Link:
         return self.up_at_primary and self.up_at_standby
 
     def send_to_standby(self, kind: str, deliver: Callable[..., None], *what: Any) -> None:
-        self.primary.world.network.send(
-            self.primary.instance_id, self.standby.instance_id, kind, self._if_up, True, deliver, *what
-        )
+        self._send(self.primary, self.standby, kind, True, deliver, *what)
 
     def send_to_primary(self, kind: str, deliver: Callable[..., None], *what: Any) -> None:
-        self.primary.world.network.send(
-            self.standby.instance_id, self.primary.instance_id, kind, self._if_up, False, deliver, *what
-        )
+        self._send(self.standby, self.primary, kind, False, deliver, *what)
+
+    def _send(self, sender: AgentProcess, receiver: AgentProcess, kind: str, *how: Any) -> None:
+        sent = sender.world.network.send(sender.instance_id, receiver.instance_id, kind, self._if_up, *how)
+        if not sent and not kind.startswith("lease"):
+            # What a stream can not deliver it misses: the connection is found dead. A lease's frames only come too late.
+            self.broken(slowly=True)
 
     def _if_up(self, to_standby: bool, deliver: Callable[..., None], *what: Any) -> None:
         if (self.up_at_standby and self.standby.alive) if to_standby else (self.up_at_primary and self.primary.alive):

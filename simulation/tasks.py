@@ -27,6 +27,7 @@ class Invocation:
     Attributes:
         name: Of the task or of the route, for histories and for faults that strike there.
         calls: Port calls so far.
+        is_brisk: Its port calls take no time, so that nobody acts in between.
         attempt: (epoch, attempt) for the tasks of a failover's execution.
     """
 
@@ -47,6 +48,7 @@ class Invocation:
         """
         self.name = name
         self.calls = 0
+        self.is_brisk = False
         self.attempt: tuple[int, int] | None = None
         self._kernel = kernel
         self._work = work
@@ -61,6 +63,8 @@ class Invocation:
 
     def wait(self, seconds: float) -> None:
         """Let others act for so long; to be called by the code that runs in here."""
+        if self.is_brisk:
+            return
         self._kernel.after(seconds, self._greenlet.switch)
         self._greenlet.parent.switch()
 

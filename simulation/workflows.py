@@ -75,6 +75,8 @@ class Running:
                 self._start_task(definition)
             case "Choice":
                 self._follow(self._choose(definition))
+            case "Wait":
+                self._workflows.kernel.after(definition["Seconds"], self._enter, definition["Next"])
             case "Succeed":
                 self._end("SUCCEEDED")
             case "Fail":

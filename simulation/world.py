@@ -499,6 +499,8 @@ class World:
         self.reach(f"invoked {name}")
         invocation = Invocation(self.kernel, name, work, ended)
         invocation.attempt = attempt
+        # Most heartbeats are of no interest to anybody else.
+        invocation.is_brisk = name == "heartbeat" and not self.is_troubled and self.kernel.chance.random() < 0.6
         invocation.begin()
 
     def _invoke_task(self, machine: str, payload: Mapping[str, Any], answer: Answer) -> None:
