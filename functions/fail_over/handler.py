@@ -19,9 +19,15 @@ def _attempt(event: Payload) -> tuple[str, int, int]:
     return str(event["agent_id"]), int(event["epoch"]), int(event["attempt"])
 
 
+def _sweep(_event: Payload) -> Mapping[str, int]:
+    # What a failover will need is built here, every minute, and not in the seconds that count.
+    wiring.warm_up()
+    return signals.sweep(wiring.plane())
+
+
 TASKS: Mapping[str, Callable[[Payload], Any]] = {
     "NoteSignal": lambda e: signals.note_signal(wiring.plane(), from_eventbridge(e["event"])).as_payload(),
-    "SweepSilentAgents": lambda _: signals.sweep(wiring.plane()),
+    "SweepSilentAgents": _sweep,
     "ReconcileTraffic": lambda e: {"moved": signals.reconcile_traffic(wiring.plane(), e["agent_id"])},
     "RecordInterruption": lambda e: failover.record_interruption(wiring.plane(), *_attempt(e)),
     "SelectStandby": lambda e: failover.select_standby(wiring.plane(), *_attempt(e)),

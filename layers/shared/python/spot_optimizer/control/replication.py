@@ -64,7 +64,7 @@ def create_replica(
                 raise ReplicaAlreadyActive(
                     f"replica {active.replica_id} is '{active.status}'; one is active at a time; terminate it first"
                 )
-            _start_preparing(plane, active)
+            start_preparing(plane, active)
             return active
         replica = Replica(
             agent_id=agent_id,
@@ -84,7 +84,7 @@ def create_replica(
             if existing is not None and not existing.active:
                 return existing
             continue
-        _start_preparing(plane, replica)
+        start_preparing(plane, replica)
         return replica
     raise OutcomeUnknown(f"agent {agent_id} changed while a replica was being created; try again")
 
@@ -378,7 +378,8 @@ def wake_all(plane: Plane, agent: Agent, replica: Replica) -> None:
             plane.workflows.wake(token)
 
 
-def _start_preparing(plane: Plane, replica: Replica) -> None:
+def start_preparing(plane: Plane, replica: Replica) -> None:
+    """Have the replica prepared; one that is being prepared is left as it is."""
     plane.workflows.start_prepare_replica(
         replica.replica_id, {"agent_id": replica.agent_id, "replica_id": replica.replica_id}
     )

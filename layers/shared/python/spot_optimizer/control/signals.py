@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from spot_optimizer.control import replication
-from spot_optimizer.control.plane import DEAD_STATES, Plane
+from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
 from spot_optimizer.domain import claims
 from spot_optimizer.domain.agents import Agent, Heartbeat, Interruption
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
@@ -163,7 +163,7 @@ def wake_if_serving(plane: Plane, agent: Agent, heartbeat: Heartbeat) -> None:
 
 
 def sweep(plane: Plane) -> Mapping[str, int]:
-    """Look after agents that nobody signals for: silent primaries, claims whose execution died, traffic left behind.
+    """Look after what nobody signals for: silent primaries, dead executions' claims, traffic and replicas left behind.
 
     Silence alone proves nothing; EC2 is asked, and only its word starts a failover.
 
@@ -183,7 +183,7 @@ def sweep(plane: Plane) -> Mapping[str, int]:
             if not at_rest:
                 acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
             if listed.replica_count:
-                acted += replication.let_go_of_ended(plane, listed.agent_id)
+                acted += _look_after_replicas(plane, listed)
         except Transient:
             # One agent's trouble must not keep the sweep from the others; the next sweep looks again.
             continue
@@ -234,6 +234,26 @@ def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
         if heartbeat is not None and heartbeat.serving and heartbeat.epoch == agent.epoch:
             return reconcile_traffic(plane, agent.agent_id)
     return False
+
+
+def _look_after_replicas(plane: Plane, listed: Agent) -> int:
+    """Mend what a call that died half-way, or an event that never came, left of the agent's replicas."""
+    acted = replication.let_go_of_ended(plane, listed.agent_id)
+    if listed.active_replica_id is None:
+        return acted
+    replica = plane.records.replica(listed.agent_id, listed.active_replica_id)
+    if replica.status is ReplicaState.LAUNCHING:
+        replication.start_preparing(plane, replica)
+    elif replica.active and replica.instance_id is not None and proven_dead(plane, replica.instance_id):
+        replication.end_replica(
+            plane,
+            listed.agent_id,
+            replica.replica_id,
+            state=ReplicaState.FAILED,
+            reason=f"sweep: its instance {replica.instance_id} is dead",
+        )
+        acted += 1
+    return acted
 
 
 def _release_if_over(plane: Plane, agent: Agent) -> bool:

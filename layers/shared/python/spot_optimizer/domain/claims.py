@@ -86,7 +86,8 @@ def claim_stands(agent: Agent) -> bool:
 
 
 def concludes(agent: Agent) -> bool:
-    """Whether the execution that led to the present epoch may still be at work: it is the one that moves the traffic."""
+    """Whether the execution that led to the present epoch may still be at work: it is the one that moves the
+    traffic."""
     return agent.claim_open and agent.claim_epoch < agent.epoch
 
 

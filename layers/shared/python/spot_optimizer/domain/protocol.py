@@ -343,7 +343,8 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Ask that the handover be aborted; answers `AbortAnswered`. A standby asks so only to say that it holds nothing."""
+    """Ask that the handover be aborted; answers `AbortAnswered`. A standby asks so only to say that it holds
+    nothing."""
 
     handover_id: str
 
