@@ -87,7 +87,8 @@ def claim_stands(agent: Agent) -> bool:
 
 def concludes(agent: Agent) -> bool:
     """Whether the execution that led to the present epoch may still be at work: it is the one that moves the
-    traffic."""
+    traffic.
+    """
     return agent.claim_open and agent.claim_epoch < agent.epoch
 
 
@@ -132,6 +133,7 @@ def _raise(agent: Agent, signal: Signal) -> Transaction:
                 (agent.agent_id,),
                 "urgency only rises",
                 only_if={
+                    "epoch": Equals(agent.epoch),
                     "claim_epoch": Equals(agent.epoch),
                     "claim_attempt": Equals(agent.claim_attempt),
                     "claim_open": Equals(True),

@@ -344,7 +344,8 @@ class Commit:
 @dataclass(frozen=True, slots=True)
 class Abort:
     """Ask that the handover be aborted; answers `AbortAnswered`. A standby asks so only to say that it holds
-    nothing."""
+    nothing.
+    """
 
     handover_id: str
 
