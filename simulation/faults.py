@@ -231,8 +231,8 @@ def draw_plan(seed: int) -> Plan:
     main_at = faults[0].at
     for _ in range(int(chance.expovariate(0.28)) + 1 if chance.random() < 0.95 else 0):
         faults.append(_draw_fault(chance, around=main_at))
-    faults = sorted(faults[:16], key=lambda fault: fault.at)
-    latest = max(min(fault.at + fault.lasts, main_at + 60.0) for fault in faults)
+    faults = sorted(faults[:14], key=lambda fault: fault.at)
+    latest = max(min(fault.at + fault.lasts, main_at + 45.0) for fault in faults)
     return Plan(seed, with_standby, tuple(faults), max(latest, main_at + 10.0) + chance.uniform(0.0, 10.0))
 
 
