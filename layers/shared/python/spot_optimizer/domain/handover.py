@@ -53,9 +53,8 @@ def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead:
         ReplicaNotReady: The replica can not take over.
     """
     if not may_take_over(replica, primary_dead=primary_dead):
-        raise ReplicaNotReady(
-            f"replica {replica.replica_id} is '{replica.status}'; expected 'ready'{" or 'syncing'" if primary_dead else ''}"
-        )
+        expected = "'ready' or 'syncing'" if primary_dead else "'ready'"
+        raise ReplicaNotReady(f"replica {replica.replica_id} is '{replica.status}'; expected {expected}")
     return Transaction(
         "open handover",
         (
