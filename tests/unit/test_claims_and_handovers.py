@@ -161,7 +161,7 @@ def test_whichever_of_abort_and_promotion_comes_first_wins() -> None:
 def test_whichever_of_unready_and_promotion_comes_first_wins() -> None:
     agent, replica = an_agent_in_handover(), a_ready_replica()
     unready = replicas.report_unready(agent, replica, readiness=2)
-    promote = promotion(agent, replica)
+    promote = promotion(agent, replica, basis=Basis.LEASE_EXPIRED)
     for first, second in ((unready, promote), (promote, unready)):
         records = tables(agent, replica)
         records.commit(first)
@@ -171,7 +171,7 @@ def test_whichever_of_unready_and_promotion_comes_first_wins() -> None:
 
 def test_a_promotion_delayed_past_a_new_readiness_is_refused() -> None:
     agent, replica = an_agent_in_handover(), a_ready_replica()
-    delayed = promotion(agent, replica)
+    delayed = promotion(agent, replica, basis=Basis.LEASE_EXPIRED)
     records = tables(agent, replica)
     records.commit(replicas.report_unready(agent, replica, readiness=2))
     records.commit(
@@ -181,6 +181,14 @@ def test_a_promotion_delayed_past_a_new_readiness_is_refused() -> None:
     )
     with pytest.raises(ConditionFailed):
         records.commit(delayed)
+
+
+def test_a_final_generation_is_promoted_though_its_primary_was_about_to_take_readiness_back() -> None:
+    agent, replica = an_agent_in_handover(), a_ready_replica()
+    records = tables(agent, replica)
+    records.commit(replicas.report_unready(agent, replica, readiness=2))
+    records.commit(promotion(agent, replica, basis=Basis.FINAL_GENERATION, readiness=1))
+    assert records.agent(agent.agent_id).epoch == agent.epoch + 1
 
 
 def test_a_readiness_report_delayed_past_its_withdrawal_is_void() -> None:
@@ -199,7 +207,7 @@ def test_a_readiness_report_delayed_past_its_withdrawal_is_void() -> None:
         ({"handover_id": "other"}, {}, HandoverUnknown),
         ({"handover_state": HandoverState.ABORTED}, {}, HandoverNotOpen),
         ({}, {"basis": Basis.PRIMARY_DEAD}, PromotionUnproven),
-        ({}, {"readiness": 2}, ReplicaNotReady),
+        ({}, {"basis": Basis.LEASE_EXPIRED, "readiness": 2}, ReplicaNotReady),
     ],
 )
 def test_a_promotion_without_title_is_refused_with_its_reason(

@@ -20,6 +20,10 @@ SYNC_INTERVALS_PROMISED = 2
 """A promotion after a sudden death may lose at most this many sync intervals of writes."""
 
 
+HELD_STATES = (ReplicaState.SYNCING, ReplicaState.READY)
+"""States in which a replica has a standby that may hold a generation."""
+
+
 class Basis(enum.StrEnum):
     """Why a standby may promote itself."""
 
@@ -164,8 +168,8 @@ def promote(
         pool_id: The pool of that instance.
         basis: Why it may.
         readiness: The readiness number it acts on; a promotion that was delayed while readiness was taken back and
-            given
-            again must not pass.
+            given again must not pass. A final generation needs none: its primary is frozen until the handover ends, and
+            may have been about to take readiness back when it froze.
         covered_until: The old primary's state up to here is on the standby.
         now: When.
 
@@ -187,13 +191,16 @@ def promote(
         raise HandoverNotOpen(f"handover {handover_id} is '{agent.handover_state}'; wait for the next one")
     if basis is Basis.PRIMARY_DEAD and not agent.handover_primary_dead:
         raise PromotionUnproven("EC2 does not say that the primary is stopped or terminated; wait for the proof")
-    if readiness != replica.readiness or not may_take_over(replica, primary_dead=basis is Basis.PRIMARY_DEAD):
+    if not _fits(replica, basis=basis, readiness=readiness):
         raise ReplicaNotReady(
             f"replica {replica.replica_id} is '{replica.status}' at readiness {replica.readiness}; the promotion was "
             f"asked for at readiness {readiness}"
         )
     lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, now=now)
     unprotected = basis is not Basis.FINAL_GENERATION and replica.status is not ReplicaState.READY
+    replica_conditions: dict[str, Condition] = {"status": Equals(replica.status), "readiness": Equals(readiness)}
+    if basis is Basis.FINAL_GENERATION:
+        replica_conditions = {"status": OneOf(HELD_STATES)}
     agent_conditions: dict[str, Condition] = {
         "epoch": Equals(agent.epoch),
         "primary_instance_id": Equals(agent.primary_instance_id),
@@ -226,7 +233,7 @@ def promote(
                 Table.REPLICAS,
                 (replica.agent_id, replica.replica_id),
                 "only the readiness that was asked on is promoted",
-                only_if={"status": Equals(replica.status), "readiness": Equals(readiness)},
+                only_if=replica_conditions,
                 put={"status": ReplicaState.PROMOTED, "ended_at": now},
             ),
             Change(
@@ -263,6 +270,12 @@ def promote(
             ),
         ),
     )
+
+
+def _fits(replica: Replica, *, basis: Basis, readiness: int) -> bool:
+    if basis is Basis.FINAL_GENERATION:
+        return replica.status in HELD_STATES
+    return readiness == replica.readiness and may_take_over(replica, primary_dead=basis is Basis.PRIMARY_DEAD)
 
 
 def switch_id_for(epoch: int) -> str:
