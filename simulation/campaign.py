@@ -65,7 +65,7 @@ def spread[Item, Result](
 ) -> Iterator[Result]:
     """Apply work to items on all processors, in order."""
     count = processes or os.cpu_count() or 1
-    if count == 1 or len(items) <= CHUNK:
+    if count == 1 or len(items) < 2 * count:
         yield from map(work, items)
         return
     with get_context("fork").Pool(count) as pool:

@@ -22,6 +22,7 @@ class Fault:
         lasts: For how long.
         chance: For weather: how often, of the occasions it concerns.
         nth: For a strike: at which passing of the marker `what`.
+        rival: For a pause of a write: what somebody else does at that very moment; see `RIVALS`.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Fault:
     lasts: float = 0.0
     chance: float = 1.0
     nth: int = 1
+    rival: str = ""
 
     def __str__(self) -> str:
         text = f"{self.at:7.2f}  {self.kind} {self.what}".rstrip()
@@ -39,6 +41,8 @@ class Fault:
             text += f", {self.chance:.0%} of the time"
         if self.kind in STRIKES:
             text += f", passing {self.nth}"
+        if self.rival:
+            text += f", rival: {self.rival}"
         return text
 
 
@@ -164,6 +168,45 @@ PORTS = (
     "put_heartbeat",
     "prices",
 )
+TRANSACTIONS = (
+    "abort handover",
+    "begin launch",
+    "claim",
+    "conclude interruption",
+    "create replica",
+    "end launch",
+    "end replica",
+    "fall back",
+    "join",
+    "mark lost",
+    "open handover",
+    "promote",
+    "prove primary dead",
+    "raise urgency",
+    "record interruption",
+    "record switch",
+    "record sync",
+    "release claim",
+    "report ready",
+    "report unready",
+    "store task token",
+    "traffic moved",
+)
+RIVALS = (
+    "",
+    "twin",
+    "twin",
+    "twin",
+    "abort",
+    "abort",
+    "death",
+    "standby-death",
+    "notice",
+    "operator-promote",
+    "operator-create",
+    "operator-terminate",
+    "sweep",
+)
 AGENT_MARKERS = (
     "Remember",
     "ReportReady",
@@ -231,6 +274,8 @@ def draw_plan(seed: int) -> Plan:
     main_at = faults[0].at
     for _ in range(int(chance.expovariate(0.28)) + 1 if chance.random() < 0.95 else 0):
         faults.append(_draw_fault(chance, around=main_at))
+    if chance.random() < 0.5:
+        faults = faults[:6] + _race(chance, around=main_at)
     faults = sorted(faults[:14], key=lambda fault: fault.at)
     latest = max(min(fault.at + fault.lasts, main_at + 45.0) for fault in faults)
     return Plan(seed, with_standby, tuple(faults), max(latest, main_at + 10.0) + chance.uniform(0.0, 10.0))
@@ -264,6 +309,35 @@ def _interruptions(chance: Random, *, with_standby: bool) -> list[Fault]:
         # A second interruption, during or after the first's failover.
         at += chance.expovariate(0.12)
         faults.append(Fault(chance.choice(("notice", "death")), at, chance.choice(("primary", "primary", "standby"))))
+    return faults
+
+
+def _race(chance: Random, *, around: float) -> list[Fault]:
+    """Hold a write between what was read for it and its effect, while somebody else is at the same rows."""
+    faults = []
+    for _ in range(chance.choice((1, 2, 2, 3))):
+        held = chance.choice(TRANSACTIONS)
+        lasts = chance.choice((chance.uniform(0.1, 1.5), chance.uniform(0.1, 1.5), chance.uniform(1.0, 20.0)))
+        rival = chance.choice(RIVALS)
+        faults.append(
+            Fault("strike-pause", 0.0, f"*:commit {held}", lasts, nth=chance.choice((1, 1, 1, 2, 3)), rival=rival)
+        )
+    if chance.random() < 0.6:
+        return faults
+    at = around + chance.uniform(-2.0, 8.0)
+    rival = chance.random()
+    if rival < 0.35:
+        faults.append(Fault("duplicate", max(0.0, around - 5.0), "*", 45.0, 1.0))
+    elif rival < 0.6:
+        faults.append(Fault("repeat", max(0.0, around - 8.0), chance.choice(("*", "*", *MESSAGES)), 40.0, 1.0))
+    elif rival < 0.75:
+        faults.append(Fault("partition", max(0.0, at), "primary standby", chance.uniform(1.0, 15.0)))
+    elif rival < 0.85:
+        faults.append(Fault(chance.choice(("death", "notice", "operator-promote")), max(0.0, at), "primary"))
+    else:
+        kind = chance.choice(("operator-create", "operator-terminate", "operator-promote"))
+        faults.append(Fault(kind, max(0.0, at)))
+        faults.append(Fault(kind, max(0.0, at) + chance.uniform(0.0, 0.05)))
     return faults
 
 

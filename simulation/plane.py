@@ -18,7 +18,7 @@ from spot_optimizer.ports import Launched
 
 if TYPE_CHECKING:
     from simulation.cloud import Ec2
-    from simulation.faults import Weather
+    from simulation.faults import Fault, Weather
     from simulation.kernel import Kernel
     from simulation.tables import Tables
     from simulation.workflows import StepFunctions
@@ -37,7 +37,7 @@ class Calls:
     def __init__(self, kernel: Kernel, weather: Weather) -> None:
         self.kernel = kernel
         self.weather = weather
-        self.on_call: Callable[[str], str | None] = lambda _: None
+        self.on_call: Callable[[str], Fault | None] = lambda _: None
 
     def read(self, port: str, effect: Callable[[], Any]) -> Any:
         """A call that changes nothing: it is answered, or it is throttled."""
@@ -88,10 +88,10 @@ class Calls:
 
     def _strike(self, where: str) -> None:
         struck = self.on_call(where)
-        if struck == "kill":
+        if struck is not None and struck.kind == "strike-kill":
             raise Killed
-        if struck == "pause":
-            current().wait(self.kernel.between(0.5, 20.0))
+        if struck is not None:
+            current().wait(struck.lasts)
 
 
 class SimulatedRecords:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -28,8 +28,8 @@ VALUES: Mapping[Table, Callable[..., Any]] = {
 }
 Row = dict[str, Any]
 
-SEEN_CONDITIONS: set[ConditionName] = set()
-"""Every condition that any transaction of this process carried: what mutants can take away."""
+EVERY = "*"
+"""Stands for every condition of a change."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,11 +54,17 @@ class RowWritten:
     after: Row
 
 
+def _whole(name: ConditionName) -> ConditionName:
+    return replace(name, attribute=EVERY)
+
+
 class Tables:
     """The rows, and the writes to them. Calls take effect at once: when, and whether, is the caller's business.
 
     Attributes:
         removed: Conditions that are left out of every write.
+        seen: Every condition that was evaluated, while `collecting`.
+        decisive: Conditions that were, once, the only one to refuse a write: without it, the run would go another way.
         on_written: Told of every transaction that was written.
     """
 
@@ -68,6 +74,8 @@ class Tables:
         self.removed: frozenset[ConditionName] = frozenset()
         self.on_written: Callable[[Transaction, list[RowWritten]], None] = lambda _transaction, _rows: None
         self.collecting = False
+        self.seen: set[ConditionName] = set()
+        self.decisive: set[ConditionName] = set()
         self._values: dict[tuple[Table, tuple[str, ...]], Any] = {}
 
     def agent(self, agent_id: str) -> Agent:
@@ -110,27 +118,24 @@ class Tables:
         Raises:
             ConditionFailed: A condition did not hold.
         """
-        if self.collecting:
-            SEEN_CONDITIONS.update(
-                ConditionName(transaction.name, change.name, name)
-                for change in transaction.changes
-                for name in change.only_if
-            )
-        broken = [change for change in transaction.changes if not self._allows(transaction, change)]
+        broken: list[ConditionName] = []
+        for change in transaction.changes:
+            row = self.rows[change.table].get(change.key, {})
+            for name, condition in change.only_if.items():
+                if not holds(condition, row.get(name)):
+                    broken.append(ConditionName(transaction.name, change.name, name))
+            if self.collecting:
+                self.seen.update(ConditionName(transaction.name, change.name, name) for name in change.only_if)
+        if len(broken) == 1:
+            self.decisive.add(broken[0])
+        if broken and len({name.change for name in broken}) == 1:
+            self.decisive.add(replace(broken[0], attribute=EVERY))
+        if self.removed:
+            broken = [name for name in broken if name not in self.removed and _whole(name) not in self.removed]
         if broken:
-            raise ConditionFailed(f"'{transaction.name}' was refused: {', '.join(change.name for change in broken)}")
+            raise ConditionFailed(f"'{transaction.name}' was refused: {', '.join(map(str, broken))}")
         written = [self._write(change) for change in transaction.changes if change.put]
         self.on_written(transaction, written)
-
-    def _allows(self, transaction: Transaction, change: Change) -> bool:
-        row = self.rows[change.table].get(change.key, {})
-        if not self.removed:
-            return all(holds(condition, row.get(name)) for name, condition in change.only_if.items())
-        return all(
-            holds(condition, row.get(name))
-            for name, condition in change.only_if.items()
-            if ConditionName(transaction.name, change.name, name) not in self.removed
-        )
 
     def _write(self, change: Change) -> RowWritten:
         before = self.rows[change.table].get(change.key)

@@ -47,11 +47,11 @@ class Invocation:
             ended: Told the result, or the deliberate failure, or (True) that it was killed.
         """
         self.name = name
+        self.work = work
         self.calls = 0
         self.is_brisk = False
         self.attempt: tuple[int, int] | None = None
         self._kernel = kernel
-        self._work = work
         self._ended = ended
         self._greenlet: Any = None
 
@@ -70,7 +70,7 @@ class Invocation:
 
     def _run(self) -> None:
         try:
-            result = self._work()
+            result = self.work()
         except SpotOptimizerError as failure:
             self._ended(None, failure, False)
         except Killed:

@@ -20,7 +20,7 @@ from simulation.machine import Machine
 from simulation.network import CONTROL_PLANE, Link, Network
 from simulation.plane import START, Calls, SimulatedPlane
 from simulation.tables import ConditionName, RowWritten, Tables
-from simulation.tasks import Invocation
+from simulation.tasks import Invocation, current
 from simulation.workflows import RETRYABLE_CRASH, Answer, StepFunctions
 from spot_optimizer.domain import handover
 from spot_optimizer.domain.agents import Agent, Instance, InstanceRole, TrafficAdapter
@@ -722,19 +722,50 @@ class World:
         self.kernel.after(fault.lasts, lambda: process.pause(paused=False))
         return False
 
-    def _strike_invocation(self, where: str) -> str | None:
+    def _strike_invocation(self, where: str) -> Fault | None:
         if not self._armed:
             return None
         struck = self._struck(where)
         if struck is None:
             return None
-        self.kernel.tell("fault", "%s at %s", struck[0].kind, where)
-        return struck[0].kind.removeprefix("strike-")
+        self.kernel.tell("fault", "%s at %s %s", struck[0].kind, where, struck[0].rival)
+        if struck[0].rival:
+            self.reach(f"rival {struck[0].rival}")
+            self._begin_rival(struck[0].rival, current())
+        return struck[0]
+
+    def _begin_rival(self, rival: str, held: Invocation) -> None:
+        """Something that could happen at any moment happens while a write is held up."""
+        if rival == "twin":
+            # At-least-once: the same task, or the same request, a second time.
+            self.kernel.after(0.0, lambda: self._invoke(held.name, held.work, attempt=held.attempt))
+        elif rival == "abort":
+            self.kernel.after(0.0, self._abort_as_primary)
+        elif rival == "sweep":
+            task = api.FAIL_OVER_TASKS["SweepSilentAgents"]
+            self.kernel.after(0.0, lambda: self._invoke("SweepSilentAgents", lambda: task(self.plane, {})))
+        else:
+            who = "standby" if rival == "standby-death" else "primary"
+            kind = "death" if rival == "standby-death" else rival
+            self.kernel.after(0.0, self._begin_fault, Fault(kind, self.kernel.now, who))
+
+    def _abort_as_primary(self) -> None:
+        """A request to abort that the primary sent before, and that arrives now."""
+        agent = self.tables.agent(AGENT_ID)
+        handover_id = agent.handover_id
+        if handover_id is not None:
+            caller = api.Caller(AGENT_ID, agent.primary_instance_id, agent.epoch)
+            self._invoke("abort", lambda: api.abort(self.plane, caller, handover_id=handover_id))
 
     def _struck(self, marker: str) -> tuple[Fault, list[int]] | None:
         for armed in self._armed:
             fault, passings = armed
-            if marker == fault.what or (fault.what.endswith(":") and marker.startswith(fault.what)):
+            what = fault.what
+            if (
+                marker == what
+                or (what.startswith("*") and marker.endswith(what[1:]))
+                or (what.endswith(":") and marker.startswith(what))
+            ):
                 passings[0] += 1
                 if passings[0] == fault.nth:
                     self._armed.remove(armed)

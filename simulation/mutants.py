@@ -1,0 +1,258 @@
+"""Mutants: the protocol with one rule taken away. Each must break an invariant within a bounded number of seeds.
+
+A condition of a write is data, so a mutant leaves it out of the write. A rule of the agents or of the pools is replaced
+by one that forgot it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from simulation import agent as agents
+from simulation.faults import draw_plan
+from simulation.tables import ConditionName
+from simulation.world import World
+from spot_optimizer.control import failover, preparation, replication
+from spot_optimizer.domain import lease, pools, primary, standby
+from spot_optimizer.domain.primary import Primary
+from spot_optimizer.domain.protocol import Event, Remember, SetFence, ShipFinal, Start, Stop
+from spot_optimizer.domain.standby import Standby
+
+MOST_SEEDS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One rule less.
+
+    Attributes:
+        name: What is missing.
+        removed: Conditions that are left out.
+        rule: Name of the patch that forgets a rule.
+    """
+
+    name: str
+    removed: frozenset[ConditionName] = frozenset()
+    rule: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """How a mutant was found out; `seed` is None if it was not."""
+
+    mutant: str
+    seed: int | None
+    invariant: str = ""
+    seeds: int = 0
+
+
+def condition(transaction: str, change: str, attribute: str) -> ConditionName:
+    return ConditionName(transaction, change, attribute)
+
+
+# --- rules ---
+
+
+def _ignoring_epoch(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    if isinstance(following, Primary):
+        return following, actions
+    return state, tuple(action for action in actions if not isinstance(action, Stop))
+
+
+def _thawing_on_a_timer(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    if isinstance(following, Primary) and following.frozen_for is not None and now - following.frozen_at > 3.0:
+        following = replace(
+            following, frozen_for=None, ended_handovers=(*following.ended_handovers, following.frozen_for)
+        )
+    return following, actions
+
+
+def _shipping_before_frozen(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    if isinstance(following, Primary) and following.workload is primary.Workload.FREEZING and not following.final_sent:
+        if following.frozen_for is not None and following.bound is not None and following.link_up:
+            final = ShipFinal(following.bound, following.frozen_for, following.readiness)
+            return replace(following, final_sent=True), (*actions, final)
+    return following, actions
+
+
+def _without_fence(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    return following, tuple(action for action in actions if not isinstance(action, SetFence))
+
+
+def _committing_without_waiting(state: Standby, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_STANDBY(state, event, now)
+    if isinstance(following, Standby) and not following.granting:
+        following = replace(following, granted_at=float("-inf"))
+    return following, actions
+
+
+def _forgetting_that_it_stopped(state: Standby, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_STANDBY(state, event, now)
+    return following, tuple(
+        action for action in actions if not (isinstance(action, Remember) and action.granting is not None)
+    )
+
+
+def _granting_while_it_waits(state: Standby, event: Event, now: float) -> Any:
+    if isinstance(event, agents.LeaseAsked) and event.epoch == state.epoch:
+        return state, (agents.AnswerLease(event.request, granted=True, reason=""),)
+    return _DECIDE_STANDBY(state, event, now)
+
+
+def _ready_without_a_lease(state: Primary, event: Event, now: float) -> Any:
+    if state.bound is None and state.standby is not None and state.link_up:
+        state = replace(state, lease_until=now + 4.0)
+    return _DECIDE_PRIMARY(state, event, now)
+
+
+def _unready_by_itself(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    if isinstance(following, Primary) and following.withdrawing and following.bound is not None:
+        unbound = replace(following, bound=None, withdrawing=False)
+        return unbound, (*actions, SetFence(None))
+    return following, actions
+
+
+def _starting_unconfirmed(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    if isinstance(following, Primary) and not following.confirmed and following.workload is primary.Workload.STOPPED:
+        start = Start(following.epoch, restore=following.restore)
+        return replace(following, workload=primary.Workload.STARTING), (*actions, start)
+    return following, actions
+
+
+def _numbering_nothing(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    if isinstance(following, Primary) and following.readiness > state.readiness > 0:
+        following = replace(following, readiness=state.readiness)
+    return following, actions
+
+
+def _any_pool(*arguments: Any, **options: Any) -> Any:
+    return _LAUNCH_ORDER(*arguments, **(options | {"primary_pool_id": ""}))
+
+
+_DECIDE_PRIMARY = primary.decide
+_DECIDE_STANDBY = standby.decide
+_LAUNCH_ORDER = pools.launch_order
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+RULES: dict[str, Patch] = {
+    "the lease: the primary serves on when it can not renew it": lambda: patch.object(
+        primary, "may_serve", lambda state, _now: state.confirmed and state.frozen_for is None
+    ),
+    "the fence: nothing kills the workload when the lease ends": lambda: patch.object(
+        primary, "decide", _without_fence
+    ),
+    "the lease: the standby does not wait it out": lambda: patch.object(standby, "decide", _committing_without_waiting),
+    "the lease: the standby goes on granting while it waits": lambda: patch.object(
+        standby, "decide", _granting_while_it_waits
+    ),
+    "the lease: that granting stopped is not durable": lambda: patch.object(
+        standby, "decide", _forgetting_that_it_stopped
+    ),
+    "the lease's margin: no clock drift": lambda: patch.object(
+        lease, "safe_after", lambda at: at + lease.LEASE_SECONDS + lease.FENCE_LATENCY_SECONDS
+    ),
+    "the lease's margin: no fence latency": lambda: patch.object(
+        lease, "safe_after", lambda at: at + lease.LEASE_SECONDS / (1 - lease.CLOCK_DRIFT) * (1 + lease.CLOCK_DRIFT)
+    ),
+    "the lease: counted from the answer, not from the question": lambda: patch.object(
+        agents, "LeaseAnswered", _answered_now
+    ),
+    "the thaw rule: on a timer": lambda: patch.object(primary, "decide", _thawing_on_a_timer),
+    "the readiness rule: ready without its lease": lambda: patch.object(primary, "decide", _ready_without_a_lease),
+    "the readiness rule: taken back without the control plane": lambda: patch.object(
+        primary, "decide", _unready_by_itself
+    ),
+    "the readiness rule: any lag will do": lambda: patch.object(primary, "LAG_INTERVALS", 1000),
+    "readiness numbers: withdrawals are not numbered": lambda: patch.object(primary, "decide", _numbering_nothing),
+    "the epoch: a primary serves on after it is over": lambda: patch.object(primary, "decide", _ignoring_epoch),
+    "the epoch: a restarted primary starts before it is confirmed": lambda: patch.object(
+        primary, "decide", _starting_unconfirmed
+    ),
+    "the order: the final generation is taken before the freeze": lambda: patch.object(
+        primary, "decide", _shipping_before_frozen
+    ),
+    "the pool rule: a standby may share its primary's pool": lambda: patch.object(
+        preparation.pools, "launch_order", _any_pool
+    ),
+    "proof of death: `shutting-down` is taken for death": lambda: _patch_dead_states(),
+    "the order: an instance is terminated before its row has ended": lambda: patch.object(
+        replication, "end_replica", _terminating_first
+    ),
+}
+
+
+def _answered_now(replica_id: str, request: int, asked_at: float, granted: bool) -> Any:
+    del asked_at
+    return _LEASE_ANSWERED(replica_id, request, float("nan"), granted)
+
+
+_LEASE_ANSWERED = agents.LeaseAnswered
+_END_REPLICA = replication.end_replica
+
+
+def _terminating_first(plane: Any, agent_id: str, replica_id: str, *, state: Any, reason: str) -> Any:
+    replica = plane.records.replica(agent_id, replica_id)
+    if replica.active and replica.instance_id is not None:
+        plane.compute.terminate(replica.instance_id)
+    return _END_REPLICA(plane, agent_id, replica_id, state=state, reason=reason)
+
+
+@contextmanager
+def _patch_dead_states() -> Iterator[None]:
+    states = ("stopped", "terminated", "shutting-down")
+    with ExitStack() as patches:
+        from spot_optimizer.control import plane, signals
+
+        for module in (plane, failover, signals):
+            patches.enter_context(patch.object(module, "DEAD_STATES", states))
+        yield
+
+
+def run_mutant(mutant: Mutant, seeds: Sequence[int]) -> tuple[int, str] | None:
+    """The first seed, in order, that finds the mutant out, and the invariant that it breaks."""
+    with RULES[mutant.rule]() if mutant.rule is not None else ExitStack():
+        for seed in seeds:
+            try:
+                outcome = World(draw_plan(seed), removed=mutant.removed).run()
+            except Exception as error:  # noqa: BLE001 - a mutant may well break the code itself
+                return seed, f"{type(error).__name__}: {error}"
+            if outcome.violation is not None:
+                return seed, outcome.violation
+    return None
+
+
+def hunt(mutant: Mutant, *, seeds: int = MOST_SEEDS) -> Caught:
+    """Run seeds until the mutant is caught."""
+    found = run_mutant(mutant, range(seeds))
+    if found is None:
+        return Caught(mutant.name, None, seeds=seeds)
+    return Caught(mutant.name, found[0], found[1], seeds=found[0] + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What one run tells of conditions."""
+
+    seed: int
+    seen: frozenset[ConditionName]
+    decisive: frozenset[ConditionName]
+
+
+def survey(seed: int) -> Survey:
+    """Run a seed as it is and note which conditions it met, and which of them alone refused a write."""
+    world = World(draw_plan(seed))
+    world.tables.collecting = True
+    world.run()
+    return Survey(seed, frozenset(world.tables.seen), frozenset(world.tables.decisive))
