@@ -25,6 +25,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from examples.ledger.client import LedgerClient
 from examples.ledger.clock import boot_ns
 from local.launcher import LocalAws
 from local.rehearsal import LedgerWorkload, Tenancy
@@ -98,7 +99,7 @@ def _play(logs: Path, *, once: bool) -> int:
     with ExitStack() as cleanup:
         with _step("starting AWS on this machine (loopback only)"):
             aws = cleanup.enter_context(LocalAws())
-        with _step("deploying the synthesized template: tables, functions, state machines, API"):
+        with _step("deploying the template: tables, functions, state machines, API"):
             tenancy = Tenancy.deploy(aws)
             cleanup.callback(tenancy.close)
         workload = LedgerWorkload(tenancy, logs)
@@ -121,7 +122,7 @@ def _play(logs: Path, *, once: bool) -> int:
         RESULT.write_text(json.dumps(asdict(outcome), indent=2) + "\n")
         _summarize(outcome)
         if not once:
-            _stay(aws, tenancy, workload)
+            _stay(aws, tenancy, workload, logs)
     return 1 if outcome.broken_promises() else 0
 
 
@@ -141,7 +142,7 @@ def _interrupt(workload: LedgerWorkload, before: dict[str, Any]) -> Outcome:
     timeline.look()
     console.print(_table_of(timeline))
     gone = market.instance(primary_id)
-    console.print(f"   the notice's time is over: {primary_id} is '{gone.state}', killed with SIGKILL")
+    console.print(f"   the notice's time is over: {primary_id} was killed with SIGKILL and is '{gone.state}'")
     time.sleep(1.0)
     verdict = workload.verdict()
     after = workload.view()
@@ -206,18 +207,36 @@ def _summarize(outcome: Outcome) -> None:
     console.print(f"written to {RESULT.relative_to(REPOSITORY)}")
 
 
-def _stay(aws: LocalAws, tenancy: Tenancy, workload: LedgerWorkload) -> None:
+def _stay(aws: LocalAws, tenancy: Tenancy, workload: LedgerWorkload, logs: Path) -> None:
+    """Stay up with a client that goes on writing, until Ctrl-C."""
     console.print()
     console.rule("look around; Ctrl-C ends it and leaves nothing behind")
-    console.print(f"the API          {tenancy.api_url}/api/health")
-    console.print(f"the agent        {tenancy.api_url}/api/agents/{workload.agent_id}   (needs a token)")
-    console.print(f"the workload     http://{workload.address}:8080/entries?after=0")
-    console.print(f"instances' logs  {aws.folder}/logs")
-    console.print("AWS CLI or SDK   " + " ".join(f"{name}={value}" for name, value in aws.environment.items()))
-    console.print("instances        .venv/bin/python -m local instances")
-    console.print(f"again            .venv/bin/python -m local interrupt {workload.primary_id} --notice-seconds 120")
-    while True:
-        time.sleep(3600)
+    token = f'-H "authorization: Bearer {tenancy.operator_token}"'
+    for what, how in (
+        ("the API", f"curl {tenancy.api_url}/api/health"),
+        ("the agent", f"curl {token} {tenancy.api_url}/api/agents/{workload.agent_id}"),
+        ("its replicas", f"curl {token} {tenancy.api_url}/api/agents/{workload.agent_id}/replicas"),
+        ("the workload", f"curl 'http://{workload.address}:8080/entries?after=0&limit=5'"),
+        ("instances", ".venv/bin/python -m local instances"),
+        ("their logs", f"ls {aws.folder}/logs"),
+        ("AWS SDK or CLI", " ".join(f"{name}={value}" for name, value in aws.environment.items())),
+        ("interrupt again", f".venv/bin/python -m local interrupt {workload.primary_id} --notice-seconds 120"),
+    ):
+        console.print(f"[bold]{what:<16}[/]{how}", soft_wrap=True)
+    client = LedgerClient(f"http://{workload.address}:8080", str(logs / "afterwards.jsonl"))
+    client.start()
+    try:
+        with console.status("") as status:
+            while True:
+                status.update(
+                    f"{client.acknowledged} writes acknowledged, now under epoch {client.last_epoch}; longest gap "
+                    f"{client.longest_gap_seconds:.2f} s"
+                )
+                time.sleep(0.5)
+    except KeyboardInterrupt:
+        console.print("ending")
+    finally:
+        client.stop()
 
 
 def _await_writes(workload: LedgerWorkload, writes: int) -> None:

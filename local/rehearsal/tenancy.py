@@ -40,6 +40,7 @@ class Tenancy:
         aws: The AWS it is deployed on.
         outputs: The stacks' outputs.
         api_url: Where the API answers; paths begin with `/api`.
+        operator_token: An admin's.
         client_id: The client.
         client_token: What its agents register with.
     """
@@ -50,9 +51,10 @@ class Tenancy:
         self.outputs = outputs
         self.api_url = outputs["ApiUrl"].rstrip("/")
         self.client_id = client_id
+        self.operator_token = self._first_token()
         self._operator = httpx.Client(
             base_url=self.api_url,
-            headers={"authorization": f"Bearer {self._first_token()}"},
+            headers={"authorization": f"Bearer {self.operator_token}"},
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
         )
