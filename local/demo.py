@@ -220,7 +220,7 @@ def _stay(aws: LocalAws, tenancy: Tenancy, workload: LedgerWorkload, logs: Path)
         ("instances", ".venv/bin/python -m local instances"),
         ("their logs", f"ls {aws.folder}/logs"),
         ("AWS SDK or CLI", " ".join(f"{name}={value}" for name, value in aws.environment.items())),
-        ("interrupt again", f".venv/bin/python -m local interrupt {workload.primary_id} --notice-seconds 120"),
+        ("interrupt again", f".venv/bin/python -m local interrupt {workload.primary_id} --notice 120"),
     ):
         console.print(f"[bold]{what:<16}[/]{how}", soft_wrap=True)
     client = LedgerClient(f"http://{workload.address}:8080", str(logs / "afterwards.jsonl"))
