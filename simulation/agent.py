@@ -283,7 +283,8 @@ class AgentProcess:
                 self._serving.freeze(handover_id)
             case Thaw(new_epoch):
                 kernel.tell(self.instance_id, "thaws")
-                self.world.invariants.check_thaw(self.instance_id, decided_in)
+                ended = self.state.ended_handovers if isinstance(self.state, Primary) else ()
+                self.world.invariants.check_thaw(self.instance_id, ended)
                 self._rest(resting=False)
                 self._serving.thaw(new_epoch)
             case SetFence(deadline):

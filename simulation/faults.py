@@ -195,10 +195,8 @@ TRANSACTIONS = (
 RIVALS = (
     "",
     "twin",
-    "twin",
-    "twin",
     "abort",
-    "abort",
+    "retake",
     "death",
     "standby-death",
     "notice",
@@ -207,6 +205,56 @@ RIVALS = (
     "operator-terminate",
     "sweep",
 )
+RACES = (
+    ("abort handover", ""),
+    ("abort handover", "twin"),
+    ("begin launch", "operator-terminate"),
+    ("begin launch", "twin"),
+    ("claim", "death"),
+    ("claim", "operator-promote"),
+    ("claim", "twin"),
+    ("create replica", "operator-create"),
+    ("create replica", "twin"),
+    ("create replica", "death"),
+    ("end launch", "operator-terminate"),
+    ("end launch", "twin"),
+    ("end replica", "operator-promote"),
+    ("end replica", "notice"),
+    ("end replica", "twin"),
+    ("fall back", "operator-create"),
+    ("fall back", "retake"),
+    ("fall back", "twin"),
+    ("join", "operator-terminate"),
+    ("join", "twin"),
+    ("mark lost", "operator-create"),
+    ("mark lost", "retake"),
+    ("mark lost", "twin"),
+    ("open handover", "abort"),
+    ("open handover", "operator-terminate"),
+    ("open handover", "retake"),
+    ("open handover", "standby-death"),
+    ("open handover", "twin"),
+    ("promote", "abort"),
+    ("promote", "abort"),
+    ("promote", "twin"),
+    ("prove primary dead", "abort"),
+    ("prove primary dead", "twin"),
+    ("raise urgency", "retake"),
+    ("raise urgency", "twin"),
+    ("raise urgency", "death"),
+    ("raise urgency", ""),
+    ("record sync", "operator-terminate"),
+    ("release claim", "retake"),
+    ("report ready", "operator-terminate"),
+    ("report ready", ""),
+    ("report unready", "operator-terminate"),
+    ("report unready", ""),
+    ("store task token", "retake"),
+    ("traffic moved", "death"),
+    ("traffic moved", "twin"),
+)
+"""Pairs of a write that is held up and of somebody who is at the same rows meanwhile."""
+
 AGENT_MARKERS = (
     "Remember",
     "ReportReady",
@@ -316,11 +364,14 @@ def _race(chance: Random, *, around: float) -> list[Fault]:
     """Hold a write between what was read for it and its effect, while somebody else is at the same rows."""
     faults = []
     for _ in range(chance.choice((1, 2, 2, 3))):
-        held = chance.choice(TRANSACTIONS)
-        lasts = chance.choice((chance.uniform(0.1, 1.5), chance.uniform(0.1, 1.5), chance.uniform(1.0, 20.0)))
-        rival = chance.choice(RIVALS)
+        held, rival = (
+            chance.choice(RACES) if chance.random() < 0.8 else (chance.choice(TRANSACTIONS), chance.choice(RIVALS))
+        )
+        lasts = chance.choice((chance.uniform(0.02, 0.15), chance.uniform(0.1, 1.5), chance.uniform(1.0, 12.0)))
+        if held == "traffic moved":
+            lasts = chance.uniform(0.1, 58.0)
         faults.append(
-            Fault("strike-pause", 0.0, f"*:commit {held}", lasts, nth=chance.choice((1, 1, 1, 2, 3)), rival=rival)
+            Fault("strike-pause", 0.0, f"*:commit {held}", lasts, nth=chance.choice((1, 1, 1, 1, 2)), rival=rival)
         )
     if chance.random() < 0.6:
         return faults
@@ -401,5 +452,9 @@ def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one 
         )
     kind = "strike-kill" if chance.random() < 0.6 else "strike-pause"
     return Fault(
-        kind, max(0.0, at - 8.0), f"{chance.choice(TASK_MARKERS)}:", chance.uniform(0.5, 20.0), nth=chance.randint(1, 8)
+        kind,
+        max(0.0, at - 8.0),
+        f"{chance.choice(TASK_MARKERS)}:",
+        chance.uniform(0.5, 20.0),
+        nth=chance.choice((1, 1, 2, 2, 3, 4, 6)),
     )

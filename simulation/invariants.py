@@ -87,13 +87,11 @@ class Invariants:
             others = [one.instance_id for one in self.serving if one.instance_id != instance_id]
             demand(not others, "promotion is asked after the lease", "%s serves while %s asks", others, instance_id)
 
-    def check_thaw(self, instance_id: str, _state: Any) -> None:
-        """A primary thaws only after its handover was aborted."""
+    def check_thaw(self, instance_id: str, ended_handovers: tuple[str, ...]) -> None:
+        """A primary thaws only after the handover that it froze for was aborted."""
         agent = self._world.tables.agent(self._world.agent_id)
-        if agent.primary_instance_id == instance_id:
-            demand(
-                not agent.handover_open, "thaw after abort", "%s thaws while %s is open", instance_id, agent.handover_id
-            )
+        open_id = agent.handover_id if agent.handover_open and agent.primary_instance_id == instance_id else None
+        demand(open_id not in ended_handovers, "thaw after abort", "%s thaws while %s is open", instance_id, open_id)
 
     def check_address(self, _allocation_id: str, instance_id: str) -> None:
         """Traffic never moves to a lower epoch."""
@@ -294,8 +292,9 @@ class Invariants:
             return
         opened = after.get("claim_open", False) and not before.get("claim_open", False)
         demand(not opened, "a claim ends once", "'%s' opens %s again", name, was)
-        fell = before.get("claim_urgency", 0) > after.get("claim_urgency", 0)
-        demand(not fell, "urgency only rises", "'%s' lowers it", name)
+        urgency = before.get("claim_urgency", 0), after.get("claim_urgency", 0)
+        demand(urgency[0] <= urgency[1], "urgency only rises", "'%s' lowers it", name)
+        demand(name != "raise urgency" or urgency[0] < urgency[1], "urgency only rises", "it is raised to what it was")
         if after.get("claim_urgency", 0) != before.get("claim_urgency", 0):
             demand(before.get("claim_open", False), "only an open claim is raised", "")
             demand(before["claim_epoch"] == before["epoch"], "only the present epoch's claim is raised", "")
@@ -355,6 +354,8 @@ class Invariants:
             return
         readiness = before.get("readiness", 0), after.get("readiness", 0)
         demand(readiness[0] <= readiness[1], "readiness only rises", "'%s': %s to %s", name, *readiness)
+        if name == "report ready":
+            demand(was == ReplicaState.SYNCING, "ready is reported once", "it is %s", was)
         if now == ReplicaState.READY and was != now:
             demand(readiness[0] < readiness[1], "each readiness has its number", "'%s': %s again", name, readiness[1])
         launches = before.get("launch_number", 0), after.get("launch_number", 0)
@@ -414,6 +415,32 @@ class Invariants:
         if before.get("failover_completed"):
             demand(before == after, "a success is concluded once", "%s changes", written.key)
 
+    def _check_basis(self, agent: Row) -> None:
+        """What a promotion rests on is true at that moment, of this very handover."""
+        world = self._world
+        switch = world.tables.rows[Table.SWITCHES][agent["agent_id"], f"{agent['epoch']:010d}"]
+        machine = world.ec2.instances[agent["primary_instance_id"]].machine
+        former = world.ec2.instances[switch["from_instance_id"]].machine
+        image = machine.disk.image
+        if switch["basis"] == Basis.FINAL_GENERATION and machine.alive:
+            held_for = None if image is None else image.final_for
+            demand(
+                held_for == agent["handover_id"],
+                "a final generation belongs to its handover",
+                "%s holds that of %s, promoted is %s",
+                machine.instance_id,
+                held_for,
+                agent["handover_id"],
+            )
+        if switch["basis"] == Basis.PRIMARY_DEAD:
+            demand(not former.alive, "proof of death is true", "%s lives", former.instance_id)
+        demand(
+            not former.workload.serves,
+            "the old primary is silent before the promotion",
+            "%s serves",
+            former.instance_id,
+        )
+
     def _check_together(self, transaction: Transaction) -> None:
         """What must hold between rows."""
         rows = self._world.tables.rows
@@ -440,6 +467,13 @@ class Invariants:
             )
         elif agent.get("active_replica_id") is not None:
             raise Violation("the agent knows its replica", f"after '{transaction.name}' it holds one that has ended")
+        if agent.get("handover_state") == HandoverState.OPEN:
+            handed_to = rows[Table.REPLICAS][agent["agent_id"], agent["handover_replica_id"]]
+            demand(
+                handed_to["status"] in ACTIVE, "a handover leads to a living replica", "it is %s", handed_to["status"]
+            )
+        if transaction.name == "promote":
+            self._check_basis(agent)
         primaries = [key[0] for key, row in rows[Table.INSTANCES].items() if row["role"] == InstanceRole.PRIMARY]
         demand(
             primaries == [agent["primary_instance_id"]], "one primary", "after '%s': %s", transaction.name, primaries

@@ -13,8 +13,9 @@ from typing import Any
 from unittest.mock import patch
 
 from simulation import agent as agents
+from simulation.campaign import spread
 from simulation.faults import draw_plan
-from simulation.tables import ConditionName
+from simulation.tables import EVERY, ConditionName
 from simulation.world import World
 from spot_optimizer.control import failover, preparation, replication
 from spot_optimizer.domain import lease, pools, primary, standby
@@ -220,6 +221,21 @@ def _patch_dead_states() -> Iterator[None]:
         yield
 
 
+IMPLIED: dict[str, str] = {
+    "abort handover / only an open handover is aborted / handover_state": (
+        "a committed handover has moved the epoch on, which is asked too; an aborted one is aborted again, to no effect"
+    ),
+    "claim / one claim per attempt / claim_open": (
+        "a claim is only ever closed within its attempt, and the next attempt is claimed over a closed one anyway"
+    ),
+    "release claim / only the own claim is released / claim_open": "a closed claim is closed again, to no effect",
+    "traffic moved / traffic follows the epoch upwards / traffic_epoch": (
+        "under an unchanged epoch it is written with the value that it has at most"
+    ),
+}
+"""Conditions that do decide alone, and whose decision changes nothing; each with the reason."""
+
+
 def run_mutant(mutant: Mutant, seeds: Sequence[int]) -> tuple[int, str] | None:
     """The first seed, in order, that finds the mutant out, and the invariant that it breaks."""
     with RULES[mutant.rule]() if mutant.rule is not None else ExitStack():
@@ -233,12 +249,11 @@ def run_mutant(mutant: Mutant, seeds: Sequence[int]) -> tuple[int, str] | None:
     return None
 
 
-def hunt(mutant: Mutant, *, seeds: int = MOST_SEEDS) -> Caught:
-    """Run seeds until the mutant is caught."""
-    found = run_mutant(mutant, range(seeds))
-    if found is None:
-        return Caught(mutant.name, None, seeds=seeds)
-    return Caught(mutant.name, found[0], found[1], seeds=found[0] + 1)
+def hunt(job: tuple[Mutant, tuple[int, ...]]) -> Caught:
+    """Run a mutant on the seeds where it can make a difference, until it is caught."""
+    mutant, seeds = job
+    found = run_mutant(mutant, seeds)
+    return Caught(mutant.name, None, seeds=len(seeds)) if found is None else Caught(mutant.name, *found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,11 +263,71 @@ class Survey:
     seed: int
     seen: frozenset[ConditionName]
     decisive: frozenset[ConditionName]
+    violation: str | None
 
 
 def survey(seed: int) -> Survey:
     """Run a seed as it is and note which conditions it met, and which of them alone refused a write."""
     world = World(draw_plan(seed))
     world.tables.collecting = True
-    world.run()
-    return Survey(seed, frozenset(world.tables.seen), frozenset(world.tables.decisive))
+    outcome = world.run()
+    return Survey(seed, frozenset(world.tables.seen), frozenset(world.tables.decisive), outcome.violation)
+
+
+@dataclass(slots=True)
+class Hunt:
+    """All mutants, and what there is to know before they are run.
+
+    Attributes:
+        jobs: Each mutant with the seeds on which its run can differ from the run of the whole protocol.
+        silent: Conditions that no run was ever decided by alone: others of the same write always refuse with them.
+        broken: Seeds on which the whole protocol fails; no mutant is caught by these.
+    """
+
+    jobs: list[tuple[Mutant, tuple[int, ...]]]
+    silent: list[str]
+    broken: list[int]
+
+
+def prepare(seeds: int = MOST_SEEDS, *, progress: Callable[[int], None] = lambda _: None) -> Hunt:
+    """Survey the seeds: a run without a condition is the same run until that condition alone would have refused."""
+    seen: set[ConditionName] = set()
+    where: dict[ConditionName, list[int]] = {}
+    broken: list[int] = []
+    for surveyed in spread(survey, range(seeds)):
+        progress(surveyed.seed + 1)
+        seen |= surveyed.seen | {one for one in surveyed.decisive}
+        if surveyed.violation:
+            broken.append(surveyed.seed)
+            continue
+        for one in sorted(surveyed.decisive):
+            where.setdefault(one, []).append(surveyed.seed)
+    transactions = {replace(one, change=EVERY, attribute=EVERY) for one in seen}
+    jobs: list[tuple[Mutant, tuple[int, ...]]] = []
+    silent: list[str] = []
+    for name in sorted(seen | transactions):
+        if name.transaction == "register" or str(name) in IMPLIED or _stands_for_one(name, seen):
+            continue
+        if name in where:
+            jobs.append((Mutant(f"condition: {name}", removed=frozenset({name})), tuple(where[name])))
+        elif name.change == EVERY:
+            jobs.append((Mutant(f"condition: {name}", removed=frozenset({name})), ()))
+        else:
+            silent.append(str(name))
+    every = tuple(seed for seed in range(seeds) if seed not in broken)
+    jobs += [(Mutant(f"rule: {name}", rule=name), every) for name in RULES]
+    return Hunt(jobs, silent, broken)
+
+
+def _stands_for_one(name: ConditionName, seen: set[ConditionName]) -> bool:
+    """Whether a mutant of a whole write only repeats that of its one condition."""
+    if name.attribute != EVERY:
+        return False
+    meant = {
+        one
+        for one in seen
+        if one.attribute != EVERY and one.transaction == name.transaction and name.change in (EVERY, one.change)
+    }
+    if name.change != EVERY:
+        return len(meant) <= 1 or all(str(one) in IMPLIED for one in meant)
+    return len({one.change for one in meant}) == 1

@@ -54,10 +54,6 @@ class RowWritten:
     after: Row
 
 
-def _whole(name: ConditionName) -> ConditionName:
-    return replace(name, attribute=EVERY)
-
-
 class Tables:
     """The rows, and the writes to them. Calls take effect at once: when, and whether, is the caller's business.
 
@@ -130,12 +126,18 @@ class Tables:
             self.decisive.add(broken[0])
         if broken and len({name.change for name in broken}) == 1:
             self.decisive.add(replace(broken[0], attribute=EVERY))
+        if broken:
+            self.decisive.add(ConditionName(transaction.name, EVERY, EVERY))
         if self.removed:
-            broken = [name for name in broken if name not in self.removed and _whole(name) not in self.removed]
+            broken = [name for name in broken if not self._is_removed(name)]
         if broken:
             raise ConditionFailed(f"'{transaction.name}' was refused: {', '.join(map(str, broken))}")
         written = [self._write(change) for change in transaction.changes if change.put]
         self.on_written(transaction, written)
+
+    def _is_removed(self, name: ConditionName) -> bool:
+        whole = replace(name, attribute=EVERY)
+        return name in self.removed or whole in self.removed or replace(whole, change=EVERY) in self.removed
 
     def _write(self, change: Change) -> RowWritten:
         before = self.rows[change.table].get(change.key)

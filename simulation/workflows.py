@@ -153,6 +153,7 @@ class Running:
     def _choose(self, definition: Mapping[str, Any]) -> str:
         for choice in definition["Choices"]:
             if _look_up(self._data, choice["Variable"]) == choice["StringEquals"]:
+                self._workflows.note_choice(self.machine_name, self._state, choice["StringEquals"])
                 following: str = choice["Next"]
                 return following
         default: str = definition["Default"]
@@ -165,6 +166,11 @@ class Running:
     def _time_out_all(self) -> None:
         if self.ended_at is None:
             self._end("TIMED_OUT")
+
+    def stop(self) -> None:
+        """An operator stops the execution; a task that runs at this moment is not stopped by that."""
+        if self.ended_at is None:
+            self._end("ABORTED")
 
     def _end(self, status: str) -> None:
         self.status = status
@@ -186,6 +192,7 @@ class StepFunctions:
         self.invoke: Callable[[str, Mapping[str, Any], Answer], None] = lambda _machine, _payload, _answer: None
         self.note_state: Callable[[str, str], None] = lambda _machine, _state: None
         self.note_catch: Callable[[str, str, str, str], None] = lambda _machine, _state, _caught, _error: None
+        self.note_choice: Callable[[str, str, str], None] = lambda _machine, _state, _chosen: None
         self.note_retry: Callable[[str, str, str], None] = lambda _machine, _state, _error: None
         self._tokens: dict[str, tuple[Running, int]] = {}
 

@@ -107,6 +107,9 @@ class World:
         self.step_functions.note_catch = lambda machine, state, caught, error: self._note_catch(
             machine, state, caught, error
         )
+        self.step_functions.note_choice = lambda machine, state, chosen: self.reach(
+            f"choice {machine}.{state} {chosen}"
+        )
         self.step_functions.note_retry = lambda machine, state, error: self.reach(f"retry {machine}.{state} {error}")
         self.ec2.on_boot = self._boot
         self.ec2.on_death = self._bury
@@ -739,6 +742,8 @@ class World:
         if rival == "twin":
             # At-least-once: the same task, or the same request, a second time.
             self.kernel.after(0.0, lambda: self._invoke(held.name, held.work, attempt=held.attempt))
+        elif rival == "retake":
+            self.kernel.after(0.0, self._stop_and_retake)
         elif rival == "abort":
             self.kernel.after(0.0, self._abort_as_primary)
         elif rival == "sweep":
@@ -748,6 +753,13 @@ class World:
             who = "standby" if rival == "standby-death" else "primary"
             kind = "death" if rival == "standby-death" else rival
             self.kernel.after(0.0, self._begin_fault, Fault(kind, self.kernel.now, who))
+
+    def _stop_and_retake(self) -> None:
+        """An operator stops the execution that is at work, and asks anew."""
+        for running in self.step_functions.executions.values():
+            if running.machine_name == "fail_over" and running.ended_at is None:
+                running.stop()
+                self.kernel.after(self.kernel.between(0.0, 0.5), self._operator_promote, Fault("operator-promote", 0.0))
 
     def _abort_as_primary(self) -> None:
         """A request to abort that the primary sent before, and that arrives now."""
