@@ -1,4 +1,4 @@
-"""The failover protocol under every fault, in virtual time: a deterministic simulator that drives the product's own code.
+"""The failover protocol under every fault, in virtual time: a deterministic simulator of the product's own code.
 
 `python -m simulation --seeds 300` runs seeds, `--seed n` replays one with its history. See docs/protocol.md.
 """

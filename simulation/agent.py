@@ -1,4 +1,4 @@
-"""An agent's process: the product's own `decide`, driven as its own loop drives it, which can die between any two steps.
+"""An agent's process: the product's own `decide`, driven as its own loop drives it, able to die at any step.
 
 Mirrors `spot_agent.runtime` and the parts that it drives. What an action takes (threads, HTTP, TLS, disks) is modelled;
 what is decided, and what is taken up again after a restart (`spot_agent.joining.resume`), is not.

@@ -1,6 +1,6 @@
 """What the control plane does on an agent's request and on a task's: the real functions, by the names they go by.
 
-Requests are answered in the terms of the agent's protocol. Authentication and parsing are the API's own tests' business.
+Requests are answered in the terms of the agent's protocol. Authentication and parsing are for the API's tests.
 """
 
 from __future__ import annotations

@@ -106,9 +106,9 @@ class Weather:
         if not faults or self._chance is None:
             return False
         for fault in faults:
-            if fault.what in ("*", what) or (fault.what.endswith("*") and what.startswith(fault.what[:-1])):
-                if self._chance.random() < fault.chance:
-                    return True
+            meant = fault.what in ("*", what) or (fault.what.endswith("*") and what.startswith(fault.what[:-1]))
+            if meant and self._chance.random() < fault.chance:
+                return True
         return False
 
     def count(self, kind: str, what: str) -> None:
@@ -251,6 +251,8 @@ RACES = (
     ("report unready", ""),
     ("store task token", "retake"),
     ("traffic moved", "death"),
+    ("traffic moved", "death"),
+    ("traffic moved", "death"),
     ("traffic moved", "twin"),
 )
 """Pairs of a write that is held up and of somebody who is at the same rows meanwhile."""
@@ -362,28 +364,37 @@ def _interruptions(chance: Random, *, with_standby: bool) -> list[Fault]:
 
 def _race(chance: Random, *, around: float) -> list[Fault]:
     """Hold a write between what was read for it and its effect, while somebody else is at the same rows."""
-    faults = []
+    faults: list[Fault] = []
+    if chance.random() < 0.12:
+        # A promotion that is slow on its way, from a standby that forgot that it asked.
+        faults.append(Fault("pause-agent", around, "primary", chance.uniform(4.0, 9.0)))
+        faults.append(Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(1.0, 12.0)))
+        faults.append(Fault("strike-kill", 0.0, "agent:Commit!", chance.uniform(0.1, 0.6)))
+        return faults
     for _ in range(chance.choice((1, 2, 2, 3))):
         held, rival = (
             chance.choice(RACES) if chance.random() < 0.8 else (chance.choice(TRANSACTIONS), chance.choice(RIVALS))
         )
         lasts = chance.choice((chance.uniform(0.02, 0.15), chance.uniform(0.1, 1.5), chance.uniform(1.0, 12.0)))
         if held == "traffic moved":
-            lasts = chance.uniform(0.1, 58.0)
+            lasts = chance.choice((chance.uniform(0.1, 5.0), chance.uniform(25.0, 58.0)))
+        if held == "prove primary dead":
+            faults.append(Fault("strike-pause", 0.0, "*:commit open handover", 0.05, rival="death"))
+            faults.append(Fault("pause-agent", around + 1.0, "standby", chance.uniform(20.0, 60.0)))
         faults.append(
             Fault("strike-pause", 0.0, f"*:commit {held}", lasts, nth=chance.choice((1, 1, 1, 1, 2)), rival=rival)
         )
     if chance.random() < 0.6:
         return faults
     at = around + chance.uniform(-2.0, 8.0)
-    rival = chance.random()
-    if rival < 0.35:
+    draw = chance.random()
+    if draw < 0.35:
         faults.append(Fault("duplicate", max(0.0, around - 5.0), "*", 45.0, 1.0))
-    elif rival < 0.6:
+    elif draw < 0.6:
         faults.append(Fault("repeat", max(0.0, around - 8.0), chance.choice(("*", "*", *MESSAGES)), 40.0, 1.0))
-    elif rival < 0.75:
+    elif draw < 0.75:
         faults.append(Fault("partition", max(0.0, at), "primary standby", chance.uniform(1.0, 15.0)))
-    elif rival < 0.85:
+    elif draw < 0.85:
         faults.append(Fault(chance.choice(("death", "notice", "operator-promote")), max(0.0, at), "primary"))
     else:
         kind = chance.choice(("operator-create", "operator-terminate", "operator-promote"))

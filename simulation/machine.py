@@ -292,11 +292,11 @@ class Serving:
         if refusal is not None:
             self._done(WorkloadStopped(refusal))
         elif self._start_fails():
-            self._later(turn, self._kernel.soon(0.2), self._exit, turn)
+            self._later(turn, self._kernel.soon(0.2), self._exit)
         else:
             self._await_health(turn, epoch)
 
-    def _exit(self, turn: int) -> None:
+    def _exit(self) -> None:
         self._busy = False
         self._workload.end("it exited")
         self._next()
@@ -310,7 +310,7 @@ class Serving:
         elif self._workload.serves:
             self._done(WorkloadRunning(epoch))
         elif self._kernel.now - began > 20.0:
-            self._later(turn, self._kernel.soon(0.3), self._end_run, turn, "it is not healthy")
+            self._later(turn, self._kernel.soon(0.3), self._end_run, "it is not healthy")
         else:
             self._later(turn, 0.5, self._report_health, turn, epoch, began)
 
@@ -324,14 +324,14 @@ class Serving:
     def _frozen(self, turn: int, handover_id: str) -> None:
         if self._workload.paused:
             # Its hook hangs with it: it is stopped instead.
-            self._end_run(turn, "it can not be frozen")
+            self._end_run("it can not be frozen")
         elif self._workload.running:
             self._workload.freeze()
-            self._later(turn, self._kernel.soon(0.02), self._tell_frozen, turn, handover_id)
+            self._later(turn, self._kernel.soon(0.02), self._tell_frozen, handover_id)
         else:
             self._done()
 
-    def _tell_frozen(self, turn: int, handover_id: str) -> None:
+    def _tell_frozen(self, handover_id: str) -> None:
         self._done(*((WorkloadFrozen(handover_id),) if self._workload.running else ()))
 
     def _thaw(self, turn: int, epoch: int) -> None:
@@ -350,9 +350,9 @@ class Serving:
             self._done(WorkloadStopped(reason))
             return
         # SIGTERM first: it may go on serving until it is gone.
-        self._later(turn, self._kernel.soon(0.15), self._end_run, turn, reason)
+        self._later(turn, self._kernel.soon(0.15), self._end_run, reason)
 
-    def _end_run(self, turn: int, reason: str) -> None:
+    def _end_run(self, reason: str) -> None:
         self._busy = False
         if self._workload.running:
             self._workload.end(reason)

@@ -78,7 +78,7 @@ class Link:
     def _send(self, sender: AgentProcess, receiver: AgentProcess, kind: str, *how: Any) -> None:
         sent = sender.world.network.send(sender.instance_id, receiver.instance_id, kind, self._if_up, *how)
         if not sent and not kind.startswith("lease"):
-            # What a stream can not deliver it misses: the connection is found dead. A lease's frames only come too late.
+            # What a stream can not deliver it misses: the connection is found dead. A lease's frames just come late.
             self.broken(slowly=True)
 
     def _if_up(self, to_standby: bool, deliver: Callable[..., None], *what: Any) -> None:

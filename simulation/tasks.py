@@ -81,5 +81,5 @@ class Invocation:
 
 def current() -> Invocation:
     """The invocation whose code is running."""
-    invocation: Invocation = getcurrent().invocation
+    invocation: Invocation = getcurrent().invocation  # type: ignore[attr-defined] # a greenlet takes any attribute
     return invocation

@@ -43,6 +43,7 @@ PROMISED_REST_SECONDS = 600.0
 FAIR_NOTICE_SECONDS = 15.0
 FAIR_DEATH_SECONDS = 15.0
 
+TOO_LONG = "a run ends within its steps"
 CRASHES = (RETRYABLE_CRASH, "Lambda.Unknown", "Sandbox.Timedout")
 
 
@@ -248,7 +249,7 @@ class World:
         except Violation as violation:
             outcome.violation, outcome.message = violation.invariant, str(violation)
         except TooManySteps as reason:
-            outcome.violation = "a run ends within its steps"
+            outcome.violation = TOO_LONG
             outcome.message = f"{outcome.violation}: {reason}; " + "; ".join(self.unsettled())
         if outcome.violation is not None:
             self.kernel.tell("VIOLATION", outcome.message.replace("%", "%%"))
@@ -429,9 +430,9 @@ class World:
             self.kernel.after(0.0, self.ledger.note_fall_back, machine)
             return
         before = self.ec2.instances[row.before["primary_instance_id"]] if row.before else None
-        if before is not None and before.lifecycle == "spot" and self.ec2.instances[instance_id].lifecycle == "spot":
-            if machine.pool_id == before.machine.pool_id:
-                raise Violation("a standby shares no pool with its primary", machine.pool_id)
+        both = [one for one in (before, self.ec2.instances[instance_id]) if one is not None and one.lifecycle == "spot"]
+        if before is not None and len(both) == 2 and machine.pool_id == before.machine.pool_id:
+            raise Violation("a standby shares no pool with its primary", machine.pool_id)
 
     def _tell_written(self, transaction: Transaction, rows: list[RowWritten]) -> None:
         parts = []
