@@ -53,3 +53,11 @@ def launch_workload(tenancy: Tenancy, tmp_path: Path, request: pytest.FixtureReq
     for workload in launched:
         workload.client.stop()
         workload.remove()
+
+
+def a_protected_workload(launch_workload: LaunchWorkload, **changes: object) -> LedgerWorkload:
+    """A ledger under load with a ready standby, prepared because AWS recommended a rebalance."""
+    workload = launch_workload(**changes)
+    workload.tenancy.aws.market.recommend_rebalance(workload.primary_id)
+    workload.await_ready_standby()
+    return workload

@@ -12,17 +12,9 @@ import httpx
 
 from local.market.views import InstanceView
 from local.rehearsal import LedgerWorkload, wait_for
-from tests.e2e.conftest import LaunchWorkload
+from tests.e2e.conftest import LaunchWorkload, a_protected_workload
 
 SLOW_FREEZE = 'HOOK_FREEZE=sleep 3; exec "$PYTHON" -m examples.ledger freeze'
-
-
-def a_protected_workload(launch_workload: LaunchWorkload, **changes: object) -> LedgerWorkload:
-    """A ledger under load with a ready standby, prepared because AWS recommended a rebalance."""
-    workload = launch_workload(**changes)
-    workload.tenancy.aws.market.recommend_rebalance(workload.primary_id)
-    workload.await_ready_standby()
-    return workload
 
 
 def executions_of(workload: LedgerWorkload) -> list[dict[str, Any]]:
