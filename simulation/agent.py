@@ -401,7 +401,7 @@ class AgentProcess:
         sent_at = self.kernel.now
         if self.world.is_troubled:
             give_up()
-        if not network.send(self.instance_id, CONTROL_PLANE, name, self.world.serve, name, work, send_back):
+        if not network.send(self.instance_id, CONTROL_PLANE, name, self.world.serve, name, work, send_back, give_up):
             give_up()
 
     def _concluding(self, event: Callable[[Outcome, Any], Event]) -> Answer:

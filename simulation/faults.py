@@ -371,6 +371,16 @@ def _race(chance: Random, *, around: float) -> list[Fault]:
         faults.append(Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(1.0, 12.0)))
         faults.append(Fault("strike-kill", 0.0, "agent:Commit!", chance.uniform(0.1, 0.6)))
         return faults
+    draw = chance.random()
+    if draw < 0.08:
+        # A second attempt is slow to begin, while the first one's handover goes through and the next notice comes.
+        slow = chance.choice((("RecordInterruption:", 3), ("SelectStandby:", 3), ("SelectStandby:", 4)))
+        faults.append(Fault("strike-pause", 0.0, "*:commit store task token", 0.05, rival="retake"))
+        faults.append(Fault("strike-pause", 0.0, slow[0], chance.uniform(4.0, 9.5), nth=slow[1]))
+        faults.append(Fault("notice", around + chance.uniform(1.5, 4.0), "primary"))
+        return faults
+    if draw < 0.16:
+        faults.append(Fault("strike-kill", 0.0, chance.choice(("MarkLost:", "AbortHandover:")), 1.0))
     for _ in range(chance.choice((1, 2, 2, 3))):
         held, rival = (
             chance.choice(RACES) if chance.random() < 0.8 else (chance.choice(TRANSACTIONS), chance.choice(RIVALS))

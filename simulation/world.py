@@ -370,7 +370,7 @@ class World:
     @property
     def is_troubled(self) -> bool:
         """Whether a request may stay without an answer for long."""
-        return self.weather.active or bool(self._armed) or bool(self.network.cut)
+        return self.weather.active or bool(self.network.cut)
 
     def reach(self, what: str) -> None:
         self.reached[what] += 1
@@ -499,10 +499,12 @@ class World:
         ended: Callable[[Any, SpotOptimizerError | None, bool], None] = lambda _result, _failure, _killed: None,
         *,
         attempt: tuple[int, int] | None = None,
+        on_struck: Callable[[], None] = lambda: None,
     ) -> None:
         self.reach(f"invoked {name}")
         invocation = Invocation(self.kernel, name, work, ended)
         invocation.attempt = attempt
+        invocation.on_struck = on_struck
         # Most heartbeats are of no interest to anybody else.
         invocation.is_brisk = name == "heartbeat" and not self.is_troubled and self.kernel.chance.random() < 0.6
         invocation.begin()
@@ -545,13 +547,14 @@ class World:
         name: str,
         work: Callable[[Any], Any],
         send_back: Callable[[Any, SpotOptimizerError | None], None],
+        give_up: Callable[[], None],
     ) -> None:
-        """Answer a request that reached the API."""
+        """Answer a request that reached the API; `give_up` is told when that may take long."""
 
         def ended(result: Any, failure: SpotOptimizerError | None, killed: bool) -> None:
             send_back(result, OutcomeUnknown("502") if killed else failure)
 
-        self._invoke(name, lambda: work(self.plane), ended)
+        self._invoke(name, lambda: work(self.plane), ended, on_struck=give_up)
 
     # --- faults ---
 
@@ -733,6 +736,7 @@ class World:
         if struck is None:
             return None
         self.kernel.tell("fault", "%s at %s %s", struck[0].kind, where, struck[0].rival)
+        current().on_struck()
         if struck[0].rival:
             self.reach(f"rival {struck[0].rival}")
             self._begin_rival(struck[0].rival, current())

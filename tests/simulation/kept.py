@@ -1,0 +1,93 @@
+"""Seeds and plans that once broke an invariant. A plan outlives changes to how plans are drawn from seeds."""
+
+from __future__ import annotations
+
+from simulation.faults import Fault, Plan
+
+KEPT_SEEDS = (6, 13, 18, 23, 65, 99, 151, 365, 398, 580, 586, 675, 720, 800, 968, 1032, 1617, 2102, 3382)
+
+KEPT_PLANS = {
+    "an agent is restarted after its standby was let go": Plan(
+        398,
+        True,
+        (
+            Fault("operator-terminate", 12.49, "primary"),
+            Fault("kill-agent", 15.44, "primary", 0.3),
+        ),
+        31.6,
+    ),
+    "an agent dies between deciding to freeze and freezing": Plan(
+        800,
+        True,
+        (
+            Fault("notice", 3.71, "primary"),
+            Fault("strike-kill", 0.0, "agent:Freeze!", 0.3),
+        ),
+        40.0,
+    ),
+    "the first generation is held and never acknowledged": Plan(
+        151,
+        True,
+        (
+            Fault("lose", 0.2, "acknowledgement", 19.5, 1.0),
+            Fault("death", 6.5, "primary"),
+        ),
+        37.2,
+    ),
+    "the promoted standby dies while the former primary lives": Plan(
+        13,
+        True,
+        (
+            Fault("notice", 5.0, "primary"),
+            Fault("death", 12.2, "primary"),
+        ),
+        40.0,
+    ),
+    "both go within the two minutes": Plan(
+        23,
+        True,
+        (
+            Fault("notice", 5.0, "primary"),
+            Fault("notice", 5.5, "standby"),
+        ),
+        20.0,
+    ),
+    "answers take longer than the next withdrawal": Plan(
+        6,
+        True,
+        (
+            Fault("delay", 20.0, "answer to unready", 28.0),
+            Fault("partition", 27.4, "standby primary", 3.8),
+        ),
+        55.0,
+    ),
+    "the execution of a new replica can not be started": Plan(
+        3382,
+        False,
+        (
+            Fault("unknown", 4.4, "start*", 30.0),
+            Fault("operator-create", 4.8),
+        ),
+        40.0,
+    ),
+    "readiness is being taken back when the handover opens": Plan(
+        1617,
+        True,
+        (
+            Fault("throttle", 6.1, "replica", 14.4, 0.5),
+            Fault("pause-agent", 6.5, "primary", 1.6),
+            Fault("notice", 7.0, "primary"),
+        ),
+        42.0,
+    ),
+    "an old final generation hides a dead primary": Plan(
+        586,
+        True,
+        (
+            Fault("operator-promote", 5.5),
+            Fault("lose", 6.4, "lease answer", 26.7, 1.0),
+            Fault("death", 11.2, "primary"),
+        ),
+        39.4,
+    ),
+}
