@@ -15,7 +15,7 @@ DEMO := $(PYTHON) -m local.demo
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent
 
-.PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo openapi clean
+.PHONY: simulate simulate-mutants help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo openapi clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ test: synth ## Run every test
 
 demo: synth ## Watch a spot interruption being survived on this machine (ONCE=1 ends after the summary)
 	@$(DEMO) $(if $(ONCE),--once)
+
+simulate: setup ## Run the failover protocol under every fault (SEEDS=20000), or replay one run (SEED=n, SHRINK=1)
+	@$(PYTHON) -m simulation $(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--seeds $(or $(SEEDS),20000))
+
+simulate-mutants: setup ## Take the protocol's rules away one by one; each must be caught
+	@$(PYTHON) -m simulation --mutants
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)
