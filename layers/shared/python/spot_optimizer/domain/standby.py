@@ -277,7 +277,10 @@ class _Turn:
             return
         elif handover.primary_dead:
             self._ask_for_promotion(handover.handover_id, Basis.PRIMARY_DEAD, state.readiness)
-        elif not state.granting and self.now >= lease.safe_after(state.granted_at):
+        elif (
+            not state.granting and state.status is ReplicaState.READY and self.now >= lease.safe_after(state.granted_at)
+        ):
+            # Only on a number at which it was ready: the withdrawal of it has a higher one, and frees us to grant.
             self._ask_for_promotion(handover.handover_id, Basis.LEASE_EXPIRED, state.readiness)
 
     def _decline(self) -> None:
@@ -291,7 +294,11 @@ class _Turn:
             self.do(Abort(handover.handover_id))
 
     def _ask_for_promotion(self, handover_id: str, basis: Basis, readiness: int) -> None:
-        refused_at = max(self.state.refused_at_readiness, readiness)
+        refused_at = self.state.refused_at_readiness
+        if basis is not Basis.FINAL_GENERATION:
+            # A final generation is promoted whatever the readiness: its number may be that of a withdrawal, above which
+            # the primary will never report while we do not grant.
+            refused_at = max(refused_at, readiness)
         if refused_at != self.state.refused_at_readiness:
             self.do(Remember(refused_at_readiness=refused_at))
         self.put(commit_in_flight=True, refused_at_readiness=refused_at)
