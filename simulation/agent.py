@@ -664,7 +664,8 @@ class AgentProcess:
 
     def take_lease_ask(self, link: Link, asked: AskLease, epoch: int) -> None:
         """At the standby: its loop answers, or nobody does."""
-        if isinstance(self.state, Standby) and self.state.granting:
+        # A process that has not shipped anything yet takes readiness back first; it says nothing of how close it is.
+        if isinstance(self.state, Standby) and self.state.granting and link.primary.has_shipped:
             self.world.last_heard_at[link.primary.instance_id] = self.kernel.now
         number = self.world.next_number()
         self._asks[number] = (link, asked)
@@ -683,6 +684,11 @@ class AgentProcess:
     def take_lease_answer(self, asked: AskLease, granted: bool) -> None:
         if self.machine.boot_clock - asked.asked_at <= LEASE_ANSWER_SECONDS or self.paused:
             self._unless_gone(self._take, LeaseAnswered(asked.replica_id, asked.request, asked.asked_at, granted))
+
+    @property
+    def has_shipped(self) -> bool:
+        """Whether this process knows of a generation that its standby holds."""
+        return self._covered is not None
 
     def _start_fails(self) -> bool:
         return self.world.weather.hits("fail", "start")
