@@ -20,6 +20,7 @@ from spot_optimizer.domain.writes import (
     Condition,
     Equals,
     Missing,
+    MissingOrAbove,
     OneOf,
     Present,
     Table,
@@ -47,7 +48,9 @@ NUMBERS = ("epoch", "handover_readiness")
 
 @st.composite
 def conditions(draw: st.DrawFn, name: str) -> Condition:
-    kinds = ["equals", "one of", "missing", "present"] + (["below", "at most"] if name in NUMBERS else [])
+    kinds = ["equals", "one of", "missing", "present"] + (
+        ["below", "at most"] if name in NUMBERS else ["missing or above"]
+    )
     values = VALUES[name] | st.none()
     match draw(st.sampled_from(kinds)):
         case "equals":
@@ -60,6 +63,8 @@ def conditions(draw: st.DrawFn, name: str) -> Condition:
             return Below(draw(EPOCHS))
         case "at most":
             return AtMost(draw(EPOCHS))
+        case "missing or above":
+            return MissingOrAbove(draw(VALUES[name]))
     return Present()
 
 

@@ -138,7 +138,8 @@ def _compiled(table: BoundTable[Any], name: str, condition: writes.Condition) ->
         case AtMost(limit):
             return path <= value(limit)
         case MissingOrAbove(limit):
-            return path.does_not_exist() | (path > value(limit))
+            lower_or_none: Condition = path.does_not_exist() | (path > value(limit))
+            return lower_or_none
     # Equal to nothing, or one of nothing: no row satisfies that, and DynamoDB has no word for it.
     never: Condition = path.exists() & path.does_not_exist()
     return never

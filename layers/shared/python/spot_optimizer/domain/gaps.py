@@ -254,7 +254,7 @@ def fill(
     *,
     at: datetime,
     peers: Sequence[Prices] = (),
-    rules: Rules = Rules(),  # noqa: B008  # frozen
+    rules: Rules = Rules(),
 ) -> list[Inferred]:
     """Infer what can be inferred about the missing buckets of a pool.
 

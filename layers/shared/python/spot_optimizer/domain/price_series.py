@@ -40,14 +40,15 @@ def merged(measured: Iterable[Observation], inferred: Iterable[Inferred]) -> lis
 
     For people to look at. Decisions read `known_then`.
     """
-    points: dict[int, tuple[str, Point]] = {}
-    for row in (*inferred, *measured):
-        causal = row.causal if isinstance(row, Inferred) else True
-        ranked = (row.precedence, Point(row.bucket, row.usd_per_hour, row.source, causal))
-        held = points.setdefault(row.bucket, ranked)
-        if ranked < held:
-            points[row.bucket] = ranked
-    return [points[bucket][1] for bucket in sorted(points)]
+    ranked = [
+        *((row.precedence, Point(row.bucket, row.usd_per_hour, row.source, row.causal)) for row in inferred),
+        *((row.precedence, Point(row.bucket, row.usd_per_hour, row.source, causal=True)) for row in measured),
+    ]
+    # The best of a bucket comes first, and the first one stays.
+    points: dict[int, Point] = {}
+    for _, point in sorted(ranked):
+        points.setdefault(point.bucket, point)
+    return [points[bucket] for bucket in sorted(points)]
 
 
 def known_then(measured: Iterable[Observation], inferred: Iterable[Inferred]) -> list[Point]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from spot_optimizer.domain.prices import DECIMALS, HIGHEST_USD_PER_HOUR, Observation, Source
+from spot_optimizer.domain.prices import DECIMALS, HIGHEST_USD_PER_HOUR, Observation, Source, rounded
 
 PRODUCT = "Linux/UNIX"
 CURRENCY = "USD"
@@ -106,7 +106,7 @@ def screen(
     submission_id: str,
     on_demand: Mapping[str, Decimal],
     now: datetime,
-    limits: Limits = Limits(),  # noqa: B008  # frozen
+    limits: Limits = Limits(),
 ) -> Screened:
     """Judge every row of a submission.
 
@@ -202,9 +202,10 @@ def _price(value: Any, highest: Decimal) -> Decimal:
         raise _Refused(Refusal.NOT_POSITIVE, f"usd_per_hour is {_shown(value)}; expected more than 0")
     if price > highest:
         raise _Refused(Refusal.ABSURD, f"usd_per_hour is {_shown(value)}; at most {highest} is believable")
-    if int(price.normalize().as_tuple().exponent) < -DECIMALS:
+    published = rounded(price)
+    if published != price:
         raise _Refused(Refusal.TOO_PRECISE, f"usd_per_hour is {_shown(value)}; expected at most {DECIMALS} decimals")
-    return price
+    return published
 
 
 def _time(value: object, now: datetime, limits: Limits) -> datetime:
@@ -222,7 +223,7 @@ def _time(value: object, now: datetime, limits: Limits) -> datetime:
         raise _Refused(Refusal.FUTURE, f"observed_at {_shown(value)} is in the future; check the instance's clock")
     if is_ancient:
         raise _Refused(Refusal.ANCIENT, f"observed_at {_shown(value)} is older than {limits.oldest.days} days")
-    return moment.astimezone(now.tzinfo)
+    return moment.astimezone(UTC)
 
 
 def _shown(value: object) -> str:

@@ -222,10 +222,10 @@ class StepFunction:
             history: In any order. Of two prices for one moment the higher counts, as in `precedence`.
         """
         ordered = sorted(history, key=lambda change: (change.changed_at, change.usd_per_hour))
+        in_force = {change.changed_at: change for change in ordered}
         changes: list[PriceChange] = []
-        for change, following in zip(ordered, [*ordered[1:], None], strict=True):
-            is_overruled = following is not None and following.changed_at == change.changed_at
-            if not is_overruled and not (changes and changes[-1].usd_per_hour == change.usd_per_hour):
+        for change in in_force.values():
+            if not changes or changes[-1].usd_per_hour != change.usd_per_hour:
                 changes.append(change)
         self.changes: tuple[PriceChange, ...] = tuple(changes)
         self._moments = [change.changed_at for change in changes]
