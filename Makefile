@@ -15,10 +15,10 @@ DEMO := $(PYTHON) -m local.demo
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent
 
-.PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo openapi clean
+.PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo bench-prices openapi clean
 
 help: ## List what can be done
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with Python 3.13 and the hashed requirements (quick when nothing changed)
 	@requirements/set_up.sh
@@ -59,6 +59,9 @@ test: synth ## Run every test
 
 demo: synth ## Watch a spot interruption being survived on this machine (ONCE=1 ends after the summary)
 	@$(DEMO) $(if $(ONCE),--once)
+
+bench-prices: setup ## Measure the price pipeline on recorded markets (SPOT_DATA_DIR=../shared/data)
+	@$(PYTHON) -m bench.prices
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

@@ -43,14 +43,16 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "claim_open": st.booleans(),
 }
 REMOVABLE = ("active_replica_id", "handover_readiness")
-NUMBERS = ("epoch", "handover_readiness")
+KINDS = {
+    "epoch": ["below", "at most"],
+    "handover_readiness": ["below", "at most"],
+    "active_replica_id": ["missing or above"],
+}
 
 
 @st.composite
 def conditions(draw: st.DrawFn, name: str) -> Condition:
-    kinds = ["equals", "one of", "missing", "present"] + (
-        ["below", "at most"] if name in NUMBERS else ["missing or above"]
-    )
+    kinds = ["equals", "one of", "missing", "present", *KINDS.get(name, [])]
     values = VALUES[name] | st.none()
     match draw(st.sampled_from(kinds)):
         case "equals":
@@ -64,7 +66,7 @@ def conditions(draw: st.DrawFn, name: str) -> Condition:
         case "at most":
             return AtMost(draw(EPOCHS))
         case "missing or above":
-            return MissingOrAbove(draw(VALUES[name]))
+            return MissingOrAbove(draw(TEXTS))
     return Present()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import cycle
 from typing import Any
 
 from hypothesis import strategies as st
@@ -66,21 +67,19 @@ def histories(*, at_least: int = 0) -> st.SearchStrategy[list[PriceChange]]:
     return st.lists(change, min_size=at_least, max_size=30)
 
 
-def price_series(buckets: int = 150) -> st.SearchStrategy[dict[int, Decimal]]:
-    """Measured prices of some of the buckets after noon: runs of presence and absence of every class."""
+def price_series() -> st.SearchStrategy[dict[int, Decimal]]:
+    """Measured prices of some of the buckets after noon: runs of presence, and gaps of every class between them."""
+    runs = st.lists(st.tuples(st.integers(1, 8), st.sampled_from([1, 2, 3, 6, 7, 48, 49])), min_size=1, max_size=5)
+    return st.builds(_laid_out, st.integers(0, 3), runs, st.lists(usd(), min_size=1, max_size=5))
 
-    @st.composite
-    def series(draw: st.DrawFn) -> dict[int, Decimal]:
-        prices: dict[int, Decimal] = {}
-        at = FIRST + draw(st.integers(0, 3))
-        while at < FIRST + buckets:
-            for _ in range(draw(st.integers(1, 8))):
-                prices[at] = draw(usd())
-                at += 1
-            at += draw(st.sampled_from([1, 2, 3, 6, 7, 48, 49]))
-        return {bucket: price for bucket, price in prices.items() if bucket < FIRST + buckets}
 
-    return series()
+def _laid_out(lead: int, runs: list[tuple[int, int]], palette: list[Decimal]) -> dict[int, Decimal]:
+    prices: dict[int, Decimal] = {}
+    at, colours = FIRST + lead, cycle(palette)
+    for present, absent in runs:
+        prices |= {at + n: next(colours) for n in range(present)}
+        at += present + absent
+    return prices
 
 
 def filled(prices: dict[int, Decimal], **changes: Any) -> list[Inferred]:

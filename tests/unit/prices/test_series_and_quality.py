@@ -1,4 +1,4 @@
-"""Reading: the better source shows, nothing that looked ahead is called known, no extreme is lost, quality is counted."""
+"""Reading: the better source shows, what looked ahead is not called known, no extreme is lost, quality is counted."""
 
 from __future__ import annotations
 
