@@ -44,12 +44,12 @@ def a_series_with_a_gap(length: int, before: Decimal = DIME, after: Decimal = FI
         (7, GapClass.LONG), (48, GapClass.LONG), (49, GapClass.BLACKOUT), (10_000, GapClass.BLACKOUT),
     ],
 )  # fmt: skip
-def test_a_gap_is_classed_by_its_length(buckets: int, gap_class: GapClass):
+def test_a_gap_is_classed_by_its_length(buckets: int, gap_class: GapClass) -> None:
     assert GapClass.of(buckets) is gap_class
 
 
 @given(prices=price_series())
-def test_gaps_and_prices_together_are_all_buckets(prices: dict[int, Decimal]):
+def test_gaps_and_prices_together_are_all_buckets(prices: dict[int, Decimal]) -> None:
     buckets = range(FIRST, max(prices) + 10)
     missing = [bucket for gap in find_gaps(prices, buckets) for bucket in gap.buckets]
     assert sorted([*missing, *prices]) == list(buckets)
@@ -58,7 +58,7 @@ def test_gaps_and_prices_together_are_all_buckets(prices: dict[int, Decimal]):
         assert gap.after == prices.get(gap.first + gap.length)
 
 
-def test_a_gap_at_the_edge_of_what_is_asked_for_keeps_its_length():
+def test_a_gap_at_the_edge_of_what_is_asked_for_keeps_its_length() -> None:
     prices = {FIRST - 10: DIME, FIRST + 3: FIFTH}
     assert find_gaps(prices, range(FIRST, FIRST + 4)) == [Gap(FIRST - 9, 12, DIME, FIFTH)]
     assert [row.bucket for row in fill(POOL, a_series_with_a_gap(6), range(FIRST + 2, FIRST + 4), at=NOON)] == [
@@ -67,13 +67,13 @@ def test_a_gap_at_the_edge_of_what_is_asked_for_keeps_its_length():
     ]
 
 
-def test_a_pool_without_any_price_is_one_gap_and_stays_empty():
+def test_a_pool_without_any_price_is_one_gap_and_stays_empty() -> None:
     assert find_gaps({}, range(FIRST, FIRST + 3)) == [Gap(FIRST, 3, None, None)]
     assert fill(POOL, {}, range(FIRST, FIRST + 3), at=NOON) == []
     assert find_gaps({}, range(FIRST, FIRST)) == []
 
 
-def test_a_short_gap_is_a_straight_line_between_its_neighbours():
+def test_a_short_gap_is_a_straight_line_between_its_neighbours() -> None:
     first, second = filled(a_series_with_a_gap(2))
     assert (first.usd_per_hour, second.usd_per_hour) == (Decimal("0.133333"), Decimal("0.166667"))
     assert first == Inferred(
@@ -90,7 +90,7 @@ def test_a_short_gap_is_a_straight_line_between_its_neighbours():
     )
 
 
-def test_a_medium_gap_is_an_average_that_forgets_by_the_minute_within_an_hour():
+def test_a_medium_gap_is_an_average_that_forgets_by_the_minute_within_an_hour() -> None:
     prices = a_series_with_a_gap(3)
     middle = filled(prices)[1]
     assert middle.method is Method.TIME_DECAY
@@ -102,7 +102,7 @@ def test_a_medium_gap_is_an_average_that_forgets_by_the_minute_within_an_hour():
     assert filled(prices)[0].usd_per_hour == expected.quantize(Decimal("0.000001"))
 
 
-def test_a_long_gap_moves_as_its_peers_moved():
+def test_a_long_gap_moves_as_its_peers_moved() -> None:
     quiet = a_series_with_a_gap(8)
     doubling = dict.fromkeys(range(FIRST - 1, FIRST + 4), DIME) | dict.fromkeys(range(FIRST + 4, FIRST + 8), FIFTH)
     absent_before = {bucket: Decimal(9) for bucket in range(FIRST, FIRST + 8)}
@@ -111,21 +111,21 @@ def test_a_long_gap_moves_as_its_peers_moved():
     assert all(row.causal and row.source is Source.LONG_GAP for row in rows)
 
 
-def test_a_long_gap_without_a_peer_and_a_blackout_are_left_empty():
+def test_a_long_gap_without_a_peer_and_a_blackout_are_left_empty() -> None:
     flat = dict.fromkeys(range(FIRST - 1, FIRST + 60), DIME)
     assert filled(a_series_with_a_gap(7)) == []
     assert len(filled(a_series_with_a_gap(48), peers=[flat])) == 48
     assert filled(a_series_with_a_gap(49), peers=[flat]) == []
 
 
-def test_another_rule_can_be_set_for_a_class_but_none_for_a_blackout():
+def test_another_rule_can_be_set_for_a_class_but_none_for_a_blackout() -> None:
     rules = Rules(medium=Method.LINEAR, long=Method.CARRY_FORWARD)
     assert {row.method for row in filled(a_series_with_a_gap(6), rules=rules)} == {Method.LINEAR}
     assert {row.method for row in filled(a_series_with_a_gap(7), rules=rules)} == {Method.CARRY_FORWARD}
     assert filled(a_series_with_a_gap(49), rules=rules) == []
 
 
-def test_an_open_gap_carries_the_last_price_forward_at_the_lowest_rank():
+def test_an_open_gap_carries_the_last_price_forward_at_the_lowest_rank() -> None:
     rows = fill(POOL, {FIRST: DIME}, range(FIRST, FIRST + 3), at=NOON)
     assert [(row.bucket, row.usd_per_hour, row.after) for row in rows] == [
         (FIRST + 1, DIME, None),
@@ -134,7 +134,7 @@ def test_an_open_gap_carries_the_last_price_forward_at_the_lowest_rank():
     assert all(row.causal and row.method is Method.CARRY_FORWARD and row.source is Source.LONG_GAP for row in rows)
 
 
-def test_an_open_gap_that_became_a_blackout_is_emptied_again():
+def test_an_open_gap_that_became_a_blackout_is_emptied_again() -> None:
     prices = {FIRST: DIME}
     while_long = fill(POOL, prices, range(FIRST, FIRST + 49), at=NOON)
     as_blackout = fill(POOL, prices, range(FIRST, FIRST + 50), at=NOON)
@@ -143,7 +143,7 @@ def test_an_open_gap_that_became_a_blackout_is_emptied_again():
 
 
 @given(prices=price_series(), peer=price_series(), rules=st.builds(Rules))
-def test_filling_is_idempotent(prices: dict[int, Decimal], peer: dict[int, Decimal], rules: Rules):
+def test_filling_is_idempotent(prices: dict[int, Decimal], peer: dict[int, Decimal], rules: Rules) -> None:
     once = filled(prices, peers=[peer], rules=rules)
     buckets = range(min(prices), max(prices) + 1)
     again = fill(POOL, prices, buckets, at=NOON + timedelta(minutes=15), peers=[peer], rules=rules)
@@ -155,7 +155,9 @@ def test_filling_is_idempotent(prices: dict[int, Decimal], peer: dict[int, Decim
 
 
 @given(prices=price_series(), peer=price_series())
-def test_inferred_rows_lie_in_gaps_between_what_was_measured(prices: dict[int, Decimal], peer: dict[int, Decimal]):
+def test_inferred_rows_lie_in_gaps_between_what_was_measured(
+    prices: dict[int, Decimal], peer: dict[int, Decimal]
+) -> None:
     for row in filled(prices, peers=[peer]):
         assert row.bucket not in prices
         assert row.gap_class is not GapClass.BLACKOUT
@@ -168,7 +170,7 @@ def test_inferred_rows_lie_in_gaps_between_what_was_measured(prices: dict[int, D
 @given(prices=price_series(), peer=price_series(), method=st.sampled_from(Method), data=st.data())
 def test_a_causal_row_does_not_change_with_what_comes_after_its_bucket(
     prices: dict[int, Decimal], peer: dict[int, Decimal], method: Method, data: st.DataObject
-):
+) -> None:
     gaps = [gap for gap in find_gaps(prices, range(min(prices), max(prices) + 1)) if gap.before is not None]
     if not gaps:
         return
@@ -185,7 +187,7 @@ def test_a_causal_row_does_not_change_with_what_comes_after_its_bucket(
 @given(prices=price_series(), data=st.data())
 def test_a_row_measured_later_replaces_and_never_worsens_what_was_inferred(
     prices: dict[int, Decimal], data: st.DataObject
-):
+) -> None:
     before = filled(prices)
     if not before:
         return
@@ -199,7 +201,7 @@ def test_a_row_measured_later_replaces_and_never_worsens_what_was_inferred(
         assert stored is None or row.source.rank <= stored.source.rank
 
 
-def test_the_write_of_an_inference_yields_to_a_better_one_and_to_a_later_one():
+def test_the_write_of_an_inference_yields_to_a_better_one_and_to_a_later_one() -> None:
     (row,) = filled(a_series_with_a_gap(1))
     condition = put_inferred(row).only_if["precedence"]
     worse, later = replace(row, source=Source.MEDIUM_GAP), replace(row, inferred_at=NOON + timedelta(minutes=15))
@@ -209,7 +211,7 @@ def test_the_write_of_an_inference_yields_to_a_better_one_and_to_a_later_one():
     assert not holds(condition, later.precedence)
 
 
-def test_an_inferred_row_is_stored_with_how_it_came_to_be():
+def test_an_inferred_row_is_stored_with_how_it_came_to_be() -> None:
     (row,) = filled(a_series_with_a_gap(1))
     stored = put_inferred(row).put
     assert {name: str(stored[name]) for name in ("gap_type", "method", "confidence_score", "causal")} == {

@@ -20,7 +20,7 @@ def seen(prices: dict[int, Decimal], source: Source = Source.PRIMARY_AGENT) -> l
 
 
 @given(prices=price_series(), data=st.data())
-def test_a_measured_price_always_shows_over_an_inferred_one(prices: dict[int, Decimal], data: st.DataObject):
+def test_a_measured_price_always_shows_over_an_inferred_one(prices: dict[int, Decimal], data: st.DataObject) -> None:
     inferred = filled(prices)
     arrived = {row.bucket: data.draw(usd()) for row in inferred[:3]}
     points = merged(seen(prices | arrived, Source.REPLICA_AGENT), inferred)
@@ -32,7 +32,7 @@ def test_a_measured_price_always_shows_over_an_inferred_one(prices: dict[int, De
 
 
 @given(prices=price_series(), peer=price_series())
-def test_nothing_that_looked_ahead_is_called_known(prices: dict[int, Decimal], peer: dict[int, Decimal]):
+def test_nothing_that_looked_ahead_is_called_known(prices: dict[int, Decimal], peer: dict[int, Decimal]) -> None:
     inferred = filled(prices, peers=[peer])
     known = known_then(seen(prices), inferred)
     assert all(point.causal for point in known)
@@ -47,7 +47,9 @@ def points() -> st.SearchStrategy[list[Point]]:
 
 
 @given(series=points(), at_most=st.integers(4, 120), window=st.integers(1, 400))
-def test_downsampling_keeps_extremes_and_ends_and_is_short_enough(series: list[Point], at_most: int, window: int):
+def test_downsampling_keeps_extremes_and_ends_and_is_short_enough(
+    series: list[Point], at_most: int, window: int
+) -> None:
     thin = downsampled(series, at_most=at_most, buckets_per_window=window)
     assert len(thin) <= at_most
     assert thin == sorted(thin) and set(thin) <= set(series)
@@ -58,7 +60,9 @@ def test_downsampling_keeps_extremes_and_ends_and_is_short_enough(series: list[P
 
 
 @given(series=points(), at_most=st.integers(4, 120))
-def test_downsampling_keeps_the_extremes_of_every_stretch_as_wide_as_a_window(series: list[Point], at_most: int):
+def test_downsampling_keeps_the_extremes_of_every_stretch_as_wide_as_a_window(
+    series: list[Point], at_most: int
+) -> None:
     thin = downsampled(series, at_most=at_most)
     if len(series) <= at_most:
         assert thin == series
@@ -71,13 +75,13 @@ def test_downsampling_keeps_the_extremes_of_every_stretch_as_wide_as_a_window(se
         assert (min(kept), max(kept)) == (min(everything), max(everything))
 
 
-def test_two_thousand_points_are_the_most_that_is_answered():
+def test_two_thousand_points_are_the_most_that_is_answered() -> None:
     series = [Point(FIRST + n, Decimal(n % 7 + 1), Source.AWS_HISTORY, causal=True) for n in range(26_000)]
     assert 1_000 < len(downsampled(series)) <= 2_000
     assert downsampled([]) == []
 
 
-def test_quality_counts_what_was_measured_filled_and_left_empty():
+def test_quality_counts_what_was_measured_filled_and_left_empty() -> None:
     prices = {FIRST + n: Decimal("0.1") for n in range(100) if n not in (10, 20, 21, 22, *range(40, 50))}
     buckets = range(FIRST, FIRST + 100)
     measured = seen(prices)
@@ -91,7 +95,7 @@ def test_quality_counts_what_was_measured_filled_and_left_empty():
     assert quality.disagreement == Disagreement(0, 0, Decimal("0.00"))
 
 
-def test_disagreement_is_counted_where_two_sources_say_different_things():
+def test_disagreement_is_counted_where_two_sources_say_different_things() -> None:
     here, there = bucket_start(FIRST), bucket_start(FIRST + 1)
     assert disagreement(
         [
@@ -104,7 +108,7 @@ def test_disagreement_is_counted_where_two_sources_say_different_things():
 
 
 @given(submitted=st.lists(observations().filter(lambda row: row.pool_id == POOL)))
-def test_no_bucket_is_counted_twice(submitted: list[Observation]):
+def test_no_bucket_is_counted_twice(submitted: list[Observation]) -> None:
     buckets = range(FIRST, FIRST + 5)
     quality = assess(buckets, measured=clean(submitted).values(), inferred=(), submitted=submitted)
     assert quality.coverage_percent == sum(quality.shares_percent.values())

@@ -60,7 +60,7 @@ def screened(*rows: object, now: datetime = NOON, **changes: Any) -> Screened:
         (a_row(observed_at="0001-01-01T00:00:00+14:00"), Refusal.ANCIENT),
     ],
 )
-def test_a_bad_row_is_refused_with_its_reason_and_costs_no_other(row: object, refusal: Refusal):
+def test_a_bad_row_is_refused_with_its_reason_and_costs_no_other(row: object, refusal: Refusal) -> None:
     result = screened(a_row(), row, a_row(pool_id=OTHER_POOL))
     assert [verdict.refusal for verdict in result.verdicts] == [None, refusal, None]
     assert 0 < len(result.verdicts[1].message) < 200
@@ -69,20 +69,20 @@ def test_a_bad_row_is_refused_with_its_reason_and_costs_no_other(row: object, re
 
 
 @pytest.mark.parametrize("price", ["0.035", 0.035, Decimal("0.035"), "0.0350000000", "3.5e-2"])
-def test_a_price_may_be_written_in_any_exact_way(price: object):
+def test_a_price_may_be_written_in_any_exact_way(price: object) -> None:
     assert [seen.usd_per_hour for seen in screened(a_row(usd_per_hour=price)).observations] == [Decimal("0.035")]
 
 
-def test_a_hundred_times_on_demand_is_still_believed():
+def test_a_hundred_times_on_demand_is_still_believed() -> None:
     assert screened(a_row(usd_per_hour="9.6")).observations
 
 
-def test_a_clock_may_be_a_little_ahead_and_any_zone_will_do():
+def test_a_clock_may_be_a_little_ahead_and_any_zone_will_do() -> None:
     (seen,) = screened(a_row(observed_at="2026-03-01T14:02:00+02:00")).observations
     assert seen.observed_at == after_noon(120)
 
 
-def test_rows_beyond_the_limit_are_refused_and_the_others_are_kept():
+def test_rows_beyond_the_limit_are_refused_and_the_others_are_kept() -> None:
     rows = [a_row(observed_at=(NOON - timedelta(seconds=n)).isoformat()) for n in range(10_000)]
     result = screened(*rows)
     assert len(result.observations) == Limits().rows
@@ -90,7 +90,7 @@ def test_rows_beyond_the_limit_are_refused_and_the_others_are_kept():
     assert result.refusals() == {Refusal.BEYOND_BATCH: 9_000}
 
 
-def test_a_row_that_repeats_another_is_refused_as_a_duplicate():
+def test_a_row_that_repeats_another_is_refused_as_a_duplicate() -> None:
     result = screened(a_row(), a_row(usd_per_hour="0.0350"))
     assert [verdict.refusal for verdict in result.verdicts] == [None, Refusal.DUPLICATE]
     assert len(result.observations) == 1
@@ -100,7 +100,9 @@ def test_a_row_that_repeats_another_is_refused_as_a_duplicate():
     prices=st.lists(st.sampled_from(["0.03", "0.035", "0.04"]), min_size=1, max_size=6),
     seed=st.randoms(use_true_random=False),
 )
-def test_of_rows_that_contradict_each_other_the_highest_counts_in_any_order(prices: list[str], seed: random.Random):
+def test_of_rows_that_contradict_each_other_the_highest_counts_in_any_order(
+    prices: list[str], seed: random.Random
+) -> None:
     seed.shuffle(prices)
     result = screened(*(a_row(usd_per_hour=price) for price in prices))
     assert [str(seen.usd_per_hour) for seen in result.observations] == [f"{max(prices):0<8}"]
@@ -121,13 +123,13 @@ JSON = st.recursive(
         JSON | st.fixed_dictionaries({}, optional=dict.fromkeys(("pool_id", "observed_at", "usd_per_hour"), JSON))
     )
 )
-def test_no_row_whatever_it_holds_breaks_a_submission(rows: list[object]):
+def test_no_row_whatever_it_holds_breaks_a_submission(rows: list[object]) -> None:
     result = screened(*rows, a_row())
     assert [verdict.row for verdict in result.verdicts] == list(range(len(rows) + 1))
     assert [seen.pool_id for seen in result.observations] == [POOL]
 
 
-def test_two_primaries_that_disagree_are_resolved_by_rule_in_any_order():
+def test_two_primaries_that_disagree_are_resolved_by_rule_in_any_order() -> None:
     rows = [a_row(usd_per_hour="0.03")], [a_row(usd_per_hour="0.04")]
     one, other = (
         screen(row, source=Source.PRIMARY_AGENT, submission_id=name, on_demand=ON_DEMAND, now=NOON).observations
