@@ -180,13 +180,14 @@ def series_of(market: Market) -> dict[str, Series]:
 
 def gap_errors(
     series: Mapping[str, Series], gaps: int, coin: random.Random
-) -> tuple[dict[str, dict[str, float | None]], dict[str, int]]:
+) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, float]], dict[str, int]]:
     """Cut random gaps and fill them by every method.
 
-    A gap counts once per bucket. Where a method has nothing to go by, as without a peer, it is not judged.
+    A gap counts once per bucket. Where a method has nothing to go by, as without a peer or over an hour away from any
+    price, it is not judged; what share of the buckets it filled stands beside its error.
 
     Returns:
-        MAPE in percent by class and method, and the number of gaps by class.
+        MAPE in percent by class and method, the share of buckets filled likewise, and the number of gaps by class.
     """
     peers: dict[str, list[Series]] = defaultdict(list)
     for each in series.values():
@@ -217,10 +218,18 @@ def gap_errors(
                     truth = pool.prices[bucket - pool.first]
                     total[0] += 0.0 if guess.usd_per_hour == truth else abs(float(guess.usd_per_hour / truth) - 1)
                     total[1] += 1
-    return {
+    errors = {
         gap_class.value: {method.value: _mean_percent(*totals[gap_class, method]) for method in Method}
         for gap_class in LENGTHS
-    }, dict(counts)
+    }
+    shares = {
+        gap_class.value: {
+            method.value: round(100 * totals[gap_class, method][1] / totals[gap_class, Method.CARRY_FORWARD][1], 2)
+            for method in Method
+        }
+        for gap_class in LENGTHS
+    }
+    return errors, shares, dict(counts)
 
 
 def _mean_percent(total: float, judged: float) -> float | None:
@@ -293,6 +302,7 @@ def measure(folder: Path, console: Console) -> dict[str, Any]:
         "replay_differences_deployed": None,
         "write_units_ratio_to_floor": None,
         "gap_mape": {},
+        "gap_filled_percent": {},
         "gaps_cut": {},
         "better_rules": [],
         "backfill_differences": {},
@@ -314,7 +324,8 @@ def measure(folder: Path, console: Console) -> dict[str, Any]:
         differing, compared = replay_differences(market, seen)
         result["replay_differences"][name] = differing
         console.print(f"{name}: cutting and filling gaps")
-        result["gap_mape"][name], result["gaps_cut"][name] = gap_errors(series_of(market), RANDOM_GAPS[name], coin)
+        errors, shares, result["gaps_cut"][name] = gap_errors(series_of(market), RANDOM_GAPS[name], coin)
+        result["gap_mape"][name], result["gap_filled_percent"][name] = errors, shares
         result["backfill_differences"][name], lost = backfill_differences(market, coin)
         console.print(f"{name}: timing")
         ours, bare = dedup_times(seen)
@@ -331,15 +342,22 @@ def measure(folder: Path, console: Console) -> dict[str, Any]:
             "dedup_seconds": round(ours, 4),
             "fill_seconds": round(ours_filling, 4),
         }
-        result["better_rules"] += better_rules(name, result["gap_mape"][name])
+        result["better_rules"] += better_rules(name, errors, shares)
     return result
 
 
-def better_rules(name: str, errors: Mapping[str, Mapping[str, float | None]]) -> list[str]:
-    """Where another method does better than the one that fills by default; `gaps.Rules` takes it as a setting."""
+def better_rules(
+    name: str, errors: Mapping[str, Mapping[str, float | None]], shares: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    """Where another method does better than the default and fills no less; `gaps.Rules` takes it as a setting."""
     said = []
     for gap_class, default in SEEDS_RULES.items():
-        judged = {method: error for method, error in errors[gap_class].items() if error is not None}
+        least = shares[gap_class][default]
+        judged = {
+            method: error
+            for method, error in errors[gap_class].items()
+            if error is not None and shares[gap_class][method] >= least
+        }
         if not judged:
             continue
         best = min(judged, key=judged.__getitem__)

@@ -61,10 +61,9 @@ def test_gaps_and_prices_together_are_all_buckets(prices: dict[int, Decimal]) ->
 def test_a_gap_at_the_edge_of_what_is_asked_for_keeps_its_length() -> None:
     prices = {FIRST - 10: DIME, FIRST + 3: FIFTH}
     assert find_gaps(prices, range(FIRST, FIRST + 4)) == [Gap(FIRST - 9, 12, DIME, FIFTH)]
-    assert [row.bucket for row in fill(POOL, a_series_with_a_gap(6), range(FIRST + 2, FIRST + 4), at=NOON)] == [
-        FIRST + 2,
-        FIRST + 3,
-    ]
+    assert find_gaps(prices, range(FIRST, FIRST + 1)) == [Gap(FIRST - 9, 12, DIME, FIFTH)]
+    whole = fill(POOL, a_series_with_a_gap(6), range(FIRST, FIRST + 6), at=NOON)
+    assert fill(POOL, a_series_with_a_gap(6), range(FIRST + 2, FIRST + 4), at=NOON) == whole[2:4]
 
 
 def test_a_pool_without_any_price_is_one_gap_and_stays_empty() -> None:

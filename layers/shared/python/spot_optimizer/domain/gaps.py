@@ -171,7 +171,7 @@ def find_gaps(prices: Prices, buckets: range) -> list[Gap]:
     Returns:
         Gaps in rising order, each in full. One before the first price has no `before`, one after the last no `after`.
     """
-    measured = sorted(bucket for bucket in prices if bucket < buckets.stop)
+    measured = sorted(prices)
     if not buckets or not measured:
         return [Gap(buckets.start, len(buckets), None, None)] if buckets else []
     gaps = []
@@ -180,7 +180,7 @@ def find_gaps(prices: Prices, buckets: range) -> list[Gap]:
     gaps += [
         Gap(left + 1, right - left - 1, prices[left], prices[right])
         for left, right in pairwise(measured)
-        if right - left > 1 and right > buckets.start
+        if right - left > 1 and right > buckets.start and left + 1 < buckets.stop
     ]
     last = measured[-1]
     if last + 1 < buckets.stop:
@@ -289,7 +289,7 @@ def fill(
                 inferred_at=at,
             )
             for bucket, guess in zip(gap.buckets, guesses(gap, method, prices, peers), strict=True)
-            if guess is not None and buckets.start <= bucket
+            if guess is not None and bucket in buckets
         ]
     return rows
 

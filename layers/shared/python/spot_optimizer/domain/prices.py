@@ -173,7 +173,13 @@ def clean(observations: Iterable[Observation], known: CleanTable | None = None) 
     held_or_put = table.setdefault
     for seen in observations:
         held = held_or_put(seen.slot, seen)
-        if held is not seen and seen.precedence < held.precedence:
+        if held is seen:
+            continue
+        # Nearly always time alone decides; writing out what precedence says of that spares making the strings.
+        if seen.source is held.source and seen.observed_at != held.observed_at:
+            if seen.observed_at > held.observed_at:
+                table[seen.slot] = seen
+        elif seen.precedence < held.precedence:
             table[seen.slot] = seen
     return table
 
