@@ -133,6 +133,7 @@ def test_writing_the_same_row_again_is_refused_and_changes_nothing(observation: 
 @given(one=observations(), other=observations())
 def test_precedence_is_a_total_order_that_holds_for_bytes_as_well(one: Observation, other: Observation) -> None:
     assert (one.precedence == other.precedence) == (replace(one, pool_id=POOL) == replace(other, pool_id=POOL))
+    assert one.outranks(other) == (one.precedence < other.precedence)
     assert (one.precedence < other.precedence) == (one.precedence.encode() < other.precedence.encode())
 
 

@@ -121,6 +121,16 @@ class Observation:
         """
         return precedence(self.source, self.observed_at, self.submission_id, self.usd_per_hour)
 
+    def outranks(self, other: Observation) -> bool:
+        """What comparing `precedence` says, without making the strings."""
+        if self.source is not other.source:
+            return self.source.rank < other.source.rank
+        if self.observed_at != other.observed_at:
+            return self.observed_at > other.observed_at
+        if self.submission_id != other.submission_id:
+            return self.submission_id < other.submission_id
+        return self.usd_per_hour > other.usd_per_hour
+
 
 CleanTable = Mapping[Slot, Observation]
 """One row per pool and bucket: the one that outranks all others that were ever seen for it."""
@@ -173,13 +183,7 @@ def clean(observations: Iterable[Observation], known: CleanTable | None = None) 
     held_or_put = table.setdefault
     for seen in observations:
         held = held_or_put(seen.slot, seen)
-        if held is seen:
-            continue
-        # Nearly always time alone decides; writing out what precedence says of that spares making the strings.
-        if seen.source is held.source and seen.observed_at != held.observed_at:
-            if seen.observed_at > held.observed_at:
-                table[seen.slot] = seen
-        elif seen.precedence < held.precedence:
+        if held is not seen and seen.outranks(held):
             table[seen.slot] = seen
     return table
 
