@@ -15,10 +15,11 @@ DEMO := $(PYTHON) -m local.demo
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent
 
-.PHONY: simulate simulate-mutants help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo openapi clean
+.PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo \
+        simulate simulate-mutants bench-prices openapi clean
 
 help: ## List what can be done
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with Python 3.13 and the hashed requirements (quick when nothing changed)
 	@requirements/set_up.sh
@@ -60,11 +61,16 @@ test: synth ## Run every test
 demo: synth ## Watch a spot interruption being survived on this machine (ONCE=1 ends after the summary)
 	@$(DEMO) $(if $(ONCE),--once)
 
+<<<<<<< HEAD
 simulate: setup ## Run the failover protocol under every fault (SEEDS=20000), or replay one run (SEED=n, SHRINK=1)
 	@$(PYTHON) -m simulation $(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--seeds $(or $(SEEDS),20000))
 
 simulate-mutants: setup ## Take the protocol's rules away one by one; each must be caught
 	@$(PYTHON) -m simulation --mutants
+=======
+bench-prices: setup ## Measure the price pipeline on recorded markets (SPOT_DATA_DIR=../shared/data)
+	@$(PYTHON) -m bench.prices
+>>>>>>> prices
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

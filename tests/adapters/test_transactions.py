@@ -20,6 +20,7 @@ from spot_optimizer.domain.writes import (
     Condition,
     Equals,
     Missing,
+    MissingOrAbove,
     OneOf,
     Present,
     Table,
@@ -42,12 +43,16 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "claim_open": st.booleans(),
 }
 REMOVABLE = ("active_replica_id", "handover_readiness")
-NUMBERS = ("epoch", "handover_readiness")
+KINDS = {
+    "epoch": ["below", "at most"],
+    "handover_readiness": ["below", "at most"],
+    "active_replica_id": ["missing or above"],
+}
 
 
 @st.composite
 def conditions(draw: st.DrawFn, name: str) -> Condition:
-    kinds = ["equals", "one of", "missing", "present"] + (["below", "at most"] if name in NUMBERS else [])
+    kinds = ["equals", "one of", "missing", "present", *KINDS.get(name, [])]
     values = VALUES[name] | st.none()
     match draw(st.sampled_from(kinds)):
         case "equals":
@@ -60,6 +65,8 @@ def conditions(draw: st.DrawFn, name: str) -> Condition:
             return Below(draw(EPOCHS))
         case "at most":
             return AtMost(draw(EPOCHS))
+        case "missing or above":
+            return MissingOrAbove(draw(TEXTS))
     return Present()
 
 

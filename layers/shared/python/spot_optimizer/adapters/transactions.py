@@ -22,7 +22,18 @@ from pynamodb.expressions.update import Action, RemoveAction, SetAction
 from spot_optimizer.adapters.database import BoundTable, Database
 from spot_optimizer.adapters.sessions import THROTTLING_CODES, UNAVAILABLE_CODES, error_code
 from spot_optimizer.domain import writes
-from spot_optimizer.domain.writes import AtMost, Below, Change, Equals, Missing, OneOf, Present, Table, Transaction
+from spot_optimizer.domain.writes import (
+    AtMost,
+    Below,
+    Change,
+    Equals,
+    Missing,
+    MissingOrAbove,
+    OneOf,
+    Present,
+    Table,
+    Transaction,
+)
 from spot_optimizer.errors import ConditionFailed, OutcomeUnknown, SpotOptimizerError, Throttled
 
 ATTEMPTS = 5
@@ -126,6 +137,9 @@ def _compiled(table: BoundTable[Any], name: str, condition: writes.Condition) ->
             return path < value(limit)
         case AtMost(limit):
             return path <= value(limit)
+        case MissingOrAbove(limit):
+            lower_or_none: Condition = path.does_not_exist() | (path > value(limit))
+            return lower_or_none
     # Equal to nothing, or one of nothing: no row satisfies that, and DynamoDB has no word for it.
     never: Condition = path.exists() & path.does_not_exist()
     return never

@@ -22,6 +22,8 @@ class Table(enum.Enum):
     INTERRUPTIONS = "spot_interruption_events"
     SWITCHES = "instance_switches"
     TOKENS = "tokens"
+    CLEAN_PRICES = "pricing_snapshots_clean"
+    INFERRED_PRICES = "pricing_snapshots_interpolated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,14 @@ class Present:
     """The attribute (or, on a key attribute, the row) exists."""
 
 
-Condition = Equals | OneOf | Below | AtMost | Missing | Present
+@dataclass(frozen=True, slots=True)
+class MissingOrAbove:
+    """The attribute does not exist, or is a string that sorts after this one."""
+
+    value: str
+
+
+Condition = Equals | OneOf | Below | AtMost | Missing | Present | MissingOrAbove
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +126,5 @@ def holds(condition: Condition, value: Any) -> bool:
             return value is not None and bool(value < limit)
         case AtMost(limit):
             return value is not None and bool(value <= limit)
+        case MissingOrAbove(limit):
+            return value is None or bool(value > limit)
