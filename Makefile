@@ -61,16 +61,14 @@ test: synth ## Run every test
 demo: synth ## Watch a spot interruption being survived on this machine (ONCE=1 ends after the summary)
 	@$(DEMO) $(if $(ONCE),--once)
 
-<<<<<<< HEAD
 simulate: setup ## Run the failover protocol under every fault (SEEDS=20000), or replay one run (SEED=n, SHRINK=1)
 	@$(PYTHON) -m simulation $(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--seeds $(or $(SEEDS),20000))
 
 simulate-mutants: setup ## Take the protocol's rules away one by one; each must be caught
 	@$(PYTHON) -m simulation --mutants
-=======
+
 bench-prices: setup ## Measure the price pipeline on recorded markets (SPOT_DATA_DIR=../shared/data)
 	@$(PYTHON) -m bench.prices
->>>>>>> prices
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)
