@@ -97,6 +97,11 @@ class GenerationStore:
         with self._state:
             return self._generation
 
+    @property
+    def is_applied(self) -> bool:
+        """Whether the image is that of the current generation; False while it is brought up to it, or could not be."""
+        return self._pending is None
+
     def manifest(self) -> Manifest | None:
         """What the current generation contains."""
         with self._state:
