@@ -15,7 +15,7 @@ DEMO := $(PYTHON) -m local.demo
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent
 
-.PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo openapi clean
+.PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo bench-sync openapi clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test: synth ## Run every test
 
 demo: synth ## Watch a spot interruption being survived on this machine (ONCE=1 ends after the summary)
 	@$(DEMO) $(if $(ONCE),--once)
+
+bench-sync: setup ## Measure state transfer beside rsync; writes build/bench/sync.json (PAIRS=5)
+	@$(PYTHON) -m bench.sync --pairs $(or $(PAIRS),5)
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

@@ -183,6 +183,7 @@ class Agent:
             next_number=_numbers(journal, at_least=0 if held is None else held.number),
             extra=lambda: _configuration(settings),
             every_seconds=settings.sync_interval_seconds,
+            bytes_per_second=settings.sync_bandwidth,
         )
         unsent = UnsentReports(folder / "unsent.jsonl")
         notices = NoticeWatch(imds, emit=self._events.put, every_seconds=settings.interruption_check_interval_seconds)

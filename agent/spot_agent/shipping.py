@@ -14,6 +14,7 @@ from spot_agent.sync.errors import GenerationRefused, GenerationUnsound, LinkDow
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.link import LeaseAsk, Peer, PrimaryLink
 from spot_agent.sync.source import GenerationSource, Progress
+from spot_agent.sync.throttle import Throttle
 from spot_optimizer.domain.protocol import (
     AskLease,
     Covered,
@@ -78,6 +79,7 @@ class Shipper:
         next_number: Callable[[], int],
         extra: Callable[[], Mapping[str, Any]],
         every_seconds: float,
+        bytes_per_second: float | None = None,
     ) -> None:
         """Keep what is given; `begin` makes it work.
 
@@ -91,7 +93,9 @@ class Shipper:
             next_number: Numbers generations, durably.
             extra: What travels along with each generation.
             every_seconds: How often a generation is taken.
+            bytes_per_second: What may be sent while nobody is in a hurry; None for no limit.
         """
+        self._throttle = Throttle(bytes_per_second)
         self._source = source
         self._identity = identity
         self._agent_id = agent_id
@@ -160,6 +164,11 @@ class Shipper:
             if not resting:
                 self._final = None
             self._changed.notify()
+        self._throttle.lift(lifted=resting)
+
+    def hurry(self) -> None:
+        """Send as fast as the link allows until the next thaw or start: this instance has been given notice."""
+        self._throttle.lift()
 
     def pace(self, every_seconds: float) -> None:
         """Take a generation every so often."""
@@ -267,6 +276,7 @@ class Shipper:
                 epoch=destination.epoch,
                 on_link=on_link,
                 recall=self._source.recall,
+                throttle=self._throttle,
                 silence_seconds=_SILENCE_SECONDS,
             )
         except (LinkDown, PeerNotTrusted, VersionNotSpoken) as error:

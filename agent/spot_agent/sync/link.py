@@ -40,6 +40,7 @@ from spot_agent.sync.generations import Generation, GenerationStore, Incoming
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.manifest import Entry, Key, Listed, Manifest, Reader, encode_listed, split
 from spot_agent.sync.source import OutgoingGeneration, Progress
+from spot_agent.sync.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -140,9 +141,11 @@ class PrimaryLink:
         *,
         on_link: Callable[[bool], None],
         recall: Callable[[str], Manifest | None] | None,
+        throttle: Throttle,
         silence_seconds: float,
     ) -> None:
         """Take over greeted channels; use `connect`."""
+        self._throttle = throttle
         self._control = control
         self._data = data
         self._on_link = on_link
@@ -168,6 +171,7 @@ class PrimaryLink:
         epoch: int,
         on_link: Callable[[bool], None],
         recall: Callable[[str], Manifest | None] | None = None,
+        throttle: Throttle | None = None,
         timeout_seconds: float = 5.0,
         silence_seconds: float = 5.0,
     ) -> PrimaryLink:
@@ -181,6 +185,7 @@ class PrimaryLink:
             epoch: The primary's epoch.
             on_link: Told True before this returns and False once when the link is lost or closed; on any thread.
             recall: Finds a manifest by root hash (`GenerationSource.recall`), to save asking the standby for it.
+            throttle: Limits the rate of all generations but the last one of a handover; None for no limit.
             timeout_seconds: For each step: connections, greetings, and learning what the standby holds.
             silence_seconds: A standby that says nothing for so long is lost; it is pinged when there is nothing to say.
 
@@ -214,7 +219,14 @@ class PrimaryLink:
                     channels.append(channel)
                 control, data = channels
                 data.allow_large_payloads()
-                link = PrimaryLink(control, data, on_link=on_link, recall=recall, silence_seconds=silence_seconds)
+                link = PrimaryLink(
+                    control,
+                    data,
+                    on_link=on_link,
+                    recall=recall,
+                    throttle=throttle or Throttle(None),
+                    silence_seconds=silence_seconds,
+                )
                 link._learn(holds, time.monotonic() + timeout_seconds)
                 opened.pop_all()
         except ProtocolViolated as garbled:
@@ -334,6 +346,8 @@ class PrimaryLink:
                 early = self._data.poll()
                 if early is not None:
                     return self._judge(early, generation)
+                if generation.final_for is None:
+                    self._throttle.wait(len(frame.payload), deadline=deadline, until=lambda: not self._up)
                 self._data.send(frame, deadline=deadline)
                 begun = True
                 meter.note(frame)
@@ -706,7 +720,7 @@ class StandbyListener:
             or current.number != header.number("number")
             or current.root_hash != header.text("root")
             or current.final_for is not None
-            or not self._store.is_applied
+            or self._store.is_stuck
         ):
             return False
         self._confirmed_at = max(taken_at, self._confirmed_at or 0.0)

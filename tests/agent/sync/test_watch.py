@@ -67,6 +67,11 @@ def test_a_standby_that_holds_something_else_is_not_up_to_date(watched: Watched)
     assert watched.unchanged
 
 
+def put_another_in_place_of(tree: Path) -> None:
+    tree.rename(tree.parent / "former")
+    tree.mkdir()
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a write": lambda tree: (tree / "folder" / "file").write_bytes(b"CONTENT"),
     "a mode": lambda tree: (tree / "folder" / "file").chmod(0o600),
@@ -78,7 +83,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a rename": lambda tree: (tree / "cold").rename(tree / "warm"),
     "a rename of a folder": lambda tree: (tree / "folder").rename(tree / "other"),
     "a cut": lambda tree: os.truncate(tree / "cold", 3),
-    "another tree in its place": lambda tree: tree.rename(tree.parent / "former") and tree.mkdir(),  # type: ignore[func-returns-value]
+    "another tree in its place": lambda tree: put_another_in_place_of(tree),
     "no tree any more": lambda tree: tree.rename(tree.parent / "former"),
 }
 
