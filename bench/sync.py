@@ -59,7 +59,7 @@ class Case:
         self.costs.setdefault(contender, []).append(cost)
 
     def median(self, contender: str, what: str) -> float:
-        return statistics.median(getattr(cost, what) for cost in self.costs[contender])
+        return float(statistics.median(getattr(cost, what) for cost in self.costs[contender]))
 
     def summary(self) -> dict[str, Any]:
         """Medians, and ratios of ours to rsync's better one."""
@@ -97,8 +97,8 @@ def _be_standby(folder: Path, image: Path, certificate: str, pipe: Connection) -
         peer_certificate=lambda: certificate,
         store=store,
         on_lease_ask=lambda ask: LeaseReply(ask.request_id, granted=True, reason="", generation=0),
-        on_committed=lambda generation: None,
-        on_link=lambda up: None,
+        on_committed=lambda _: None,
+        on_link=lambda _: None,
     )
     pipe.send((listener.start(), identity.certificate))
     while pipe.recv():
@@ -129,7 +129,7 @@ class Ours:
             agent_id="agent",
             replica_id="replica",
             epoch=1,
-            on_link=lambda up: None,
+            on_link=lambda _: None,
             silence_seconds=60,
         )
 
@@ -321,10 +321,10 @@ class Bench:
                 self._case("initial").add("ours", ours.transfer())
                 ours.close()
                 shutil.rmtree(folder)
-                for contender, options in RSYNC.items() if self._rsync is not None else ():
-                    assert self._rsync is not None
-                    self._case("initial").add(contender, self._rsync.transfer(tree, "first", *options))
-                    shutil.rmtree(self._folder / "rsync" / "first")
+                if self._rsync is not None:
+                    for contender, options in RSYNC.items():
+                        self._case("initial").add(contender, self._rsync.transfer(tree, "first", *options))
+                        shutil.rmtree(self._folder / "rsync" / "first")
                 if shell is not None:
                     target = self._folder / "over-ssh"
                     cost = run_rsync(["-a", "--fsync", *shell, f"{tree}/", f"127.0.0.1:{target}/"])
@@ -349,8 +349,9 @@ class Bench:
 
     def _copy_all(self, tree: Path, case: str | None) -> None:
         """Bring rsync's copies up to date; counted if a case is named."""
-        for contender, options in RSYNC.items() if self._rsync is not None else ():
-            assert self._rsync is not None
+        if self._rsync is None:
+            return
+        for contender, options in RSYNC.items():
             cost = self._rsync.transfer(tree, f"{tree.name}-{contender.replace(' ', '')}", *options)
             if case is not None:
                 self._case(case).add(contender, cost)

@@ -6,10 +6,10 @@ import time
 from spot_agent.sync.throttle import Throttle
 
 
-def seconds_for(throttle: Throttle, sends: int, count: int, **more: float) -> float:
+def seconds_for(throttle: Throttle, sends: int, count: int, *, deadline: float = float("inf")) -> float:
     began = time.monotonic()
     for _ in range(sends):
-        throttle.wait(count, **more)
+        throttle.wait(count, deadline=deadline)
     return time.monotonic() - began
 
 
