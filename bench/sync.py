@@ -99,6 +99,7 @@ def _be_standby(folder: Path, image: Path, certificate: str, pipe: Connection) -
         on_lease_ask=lambda ask: LeaseReply(ask.request_id, granted=True, reason="", generation=0),
         on_committed=lambda _: None,
         on_link=lambda _: None,
+        silence_seconds=60,
     )
     pipe.send((listener.start(), identity.certificate))
     while pipe.recv():
