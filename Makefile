@@ -16,7 +16,7 @@ DEMO := $(PYTHON) -m local.demo
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent
 
 .PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo \
-        simulate simulate-mutants bench-prices openapi clean
+        simulate simulate-mutants bench-prices bench-sync openapi clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ simulate-mutants: setup ## Take the protocol's rules away one by one; each must 
 
 bench-prices: setup ## Measure the price pipeline on recorded markets (SPOT_DATA_DIR=../shared/data)
 	@$(PYTHON) -m bench.prices
+
+bench-sync: setup ## Measure state transfer beside rsync; writes build/bench/sync.json (PAIRS=5)
+	@$(PYTHON) -m bench.sync --pairs $(or $(PAIRS),5)
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

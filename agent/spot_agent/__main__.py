@@ -34,6 +34,7 @@ from spot_agent.sync.errors import PathNotWatchable
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
+from spot_agent.sync.watch import Watch
 from spot_agent.workload import SUPERVISOR_DESCRIPTOR, LookAtWorkload, WorkloadLink, WorkloadStatus
 from spot_optimizer.domain.protocol import Event
 
@@ -140,7 +141,7 @@ class Agent:
             identity=own,
             emit=self._events.put,
         )
-        source = GenerationSource(watched)
+        source = GenerationSource(watched, watch=Watch() if settings.sync_watch else None)
         image = LiveImage(receiver, journal, adopt=source.adopt)
 
         def environment(epoch: int) -> Mapping[str, str]:
@@ -182,6 +183,7 @@ class Agent:
             next_number=_numbers(journal, at_least=0 if held is None else held.number),
             extra=lambda: _configuration(settings),
             every_seconds=settings.sync_interval_seconds,
+            bytes_per_second=settings.sync_bandwidth,
         )
         unsent = UnsentReports(folder / "unsent.jsonl")
         notices = NoticeWatch(imds, emit=self._events.put, every_seconds=settings.interruption_check_interval_seconds)

@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -96,6 +97,7 @@ class Receiver:
                     on_lease_ask=self._ask,
                     on_committed=self._note_committed,
                     on_link=self._note_link,
+                    on_confirmed=self._note_confirmed,
                 )
                 self._listener.start()
                 log.info("listening for the primary", extra={"address": self._address, "port": self._port})
@@ -162,6 +164,10 @@ class Receiver:
 
     def _note_committed(self, generation: Generation) -> None:
         self._emit(as_event(generation))
+
+    def _note_confirmed(self, generation: Generation, taken_at: float) -> None:
+        """The same generation covers more time. Not made durable: after a restart it claims what it did when taken."""
+        self._emit(as_event(replace(generation, taken_at=taken_at)))
 
     def _note_link(self, up: bool) -> None:
         peer = self._peer

@@ -286,6 +286,7 @@ class Runtime:
                 answer = api.abort(handover_id, {"epoch": epoch})
                 self._conclude(answer, lambda outcome: AbortAnswered(handover_id, outcome))
             case ReportNotice(deadline):
+                self._parts.shipper.hurry()
                 log.warning("interruption notice", extra={"termination_time": deadline})
                 own = state.replica_id if isinstance(state, Standby) else None
                 self._tell(api.report_termination(wire.termination(instance_id, deadline, own, epoch=epoch)))

@@ -72,6 +72,9 @@ class Settings:
         rebalance_threshold: Risk, 0 to 1, from which a rebalance recommendation prepares a standby.
         sync_update_interval_seconds: How often the state of synchronisation is reported.
         sync_interval_seconds: How often a generation is taken.
+        sync_bandwidth: Bytes per second that go to the standby at most while nobody is in a hurry; None for no limit.
+        sync_watch: Whether inotify is believed when it says that nothing changed. Off: a file that is written through a
+            memory map, as some databases do, changes without it noticing.
         sync_port: Where a standby listens; 0 takes a free one.
         watched_paths: What the workload keeps; the same list, in the same order, on each of its instances.
     """
@@ -92,6 +95,8 @@ class Settings:
     rebalance_threshold: float = 0.0
     sync_update_interval_seconds: float = 10.0
     sync_interval_seconds: float = 1.0
+    sync_bandwidth: float | None = None
+    sync_watch: bool = False
     sync_port: int = 7443
     launch_template_id: str | None = None
     instance_types: tuple[str, ...] = ()
@@ -309,6 +314,8 @@ _READERS: Final[Mapping[str, tuple[Callable[[str, Path], Any], str]]] = {
     "REBALANCE_THRESHOLD": (_number(0, 1), "a risk, 0 to 1"),
     "SYNC_UPDATE_INTERVAL": (_number(1, 60), "seconds, 1 to 60"),
     "SYNC_INTERVAL": (_number(0.1, 60), "seconds, 0.1 to 60"),
+    "SYNC_BANDWIDTH": (_number(10_000, 1e12), "bytes per second, at least 10000"),
+    "SYNC_WATCH": _BOOLEAN,
     "SYNC_PORT": (_port, "a port, 0 to 65535"),
     "WATCHED_PATHS": (_paths, "different paths, separated by ':'"),
     "STATE_DIR": (_path, "a path"),

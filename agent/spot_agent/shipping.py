@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from spot_agent.sync.errors import GenerationRefused, GenerationUnsound, LinkDow
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.link import LeaseAsk, Peer, PrimaryLink
 from spot_agent.sync.source import GenerationSource, Progress
+from spot_agent.sync.throttle import Throttle
 from spot_optimizer.domain.protocol import (
     AskLease,
     Covered,
@@ -52,11 +53,15 @@ class Shipped:
     Attributes:
         until: The primary's boot clock up to which it holds everything.
         until_wall: The same by the wall clock.
+        extra: What travelled along.
+        final: Whether it is the last one of a handover.
     """
 
     generation: int
     until: float
     until_wall: str
+    extra: Mapping[str, Any]
+    final: bool
 
 
 class Shipper:
@@ -74,6 +79,7 @@ class Shipper:
         next_number: Callable[[], int],
         extra: Callable[[], Mapping[str, Any]],
         every_seconds: float,
+        bytes_per_second: float | None = None,
     ) -> None:
         """Keep what is given; `begin` makes it work.
 
@@ -87,7 +93,9 @@ class Shipper:
             next_number: Numbers generations, durably.
             extra: What travels along with each generation.
             every_seconds: How often a generation is taken.
+            bytes_per_second: What may be sent while nobody is in a hurry; None for no limit.
         """
+        self._throttle = Throttle(bytes_per_second)
         self._source = source
         self._identity = identity
         self._agent_id = agent_id
@@ -156,6 +164,11 @@ class Shipper:
             if not resting:
                 self._final = None
             self._changed.notify()
+        self._throttle.lift(lifted=resting)
+
+    def hurry(self) -> None:
+        """Send as fast as the link allows until the next thaw or start: this instance has been given notice."""
+        self._throttle.lift()
 
     def pace(self, every_seconds: float) -> None:
         """Take a generation every so often."""
@@ -263,6 +276,7 @@ class Shipper:
                 epoch=destination.epoch,
                 on_link=on_link,
                 recall=self._source.recall,
+                throttle=self._throttle,
                 silence_seconds=_SILENCE_SECONDS,
             )
         except (LinkDown, PeerNotTrusted, VersionNotSpoken) as error:
@@ -309,15 +323,26 @@ class Shipper:
         *,
         timeout_seconds: float | None = None,
     ) -> bool:
-        """Take a generation and ship it; False if it was not acknowledged."""
+        """Take a generation and ship it, or confirm the one before if nothing changed; False if neither came about.
+
+        What is claimed to be covered is dated from before the first look at anything.
+        """
         handover_id = None if final is None else final.handover_id
         until, until_wall = boot_clock(), datetime.now(UTC)
+        extra = dict(self._extra())
+        former = self._shipped
+        # After the last generation of a handover that was given up, another one says that the primary went on.
+        may_confirm = final is None and former is not None and not former.final and former.extra == extra
+        # A quiesce is what writes the state down, so nothing is known before it; and it may write as no watch notices.
+        if may_confirm and not self._must_settle and self._source.is_unchanged(link.held):
+            if self._confirm(link, destination, until, until_wall):
+                return True
+            may_confirm = False  # it holds something else than it acknowledged, or nothing: shipping finds out
         refused = None
         if not self._quiesce():
             refused = "the workload could not be quiesced"
         else:
             number = self._next_number()
-            extra = dict(self._extra())
             if final is not None:
                 extra["readiness"] = final.readiness
             generation = self._source.take(
@@ -332,17 +357,43 @@ class Shipper:
             )
             bound = timeout_seconds or (_FINAL_SECONDS if final is not None else _SHIP_SECONDS)
             try:
+                unchanged = may_confirm and not generation.has_changes(bound)
+                if unchanged and self._confirm(link, destination, until, until_wall):
+                    generation.cancel()
+                    return True
                 acknowledged = link.ship(generation, timeout_seconds=bound)
-            except (LinkDown, GenerationRefused, GenerationUnsound) as error:
+            except (TimeoutError, LinkDown, GenerationRefused, GenerationUnsound) as error:
                 generation.cancel()
                 refused = str(error)
         if refused is not None:
             log.warning("a generation was not shipped", extra={"handover_id": handover_id, "error": refused})
             self._emit(ShippingFailed(destination.replica_id, handover_id))
             return False
-        wall = until_wall.isoformat()
-        self._shipped = Shipped(acknowledged.number, until, wall)
         if final is not None:
             log.info("final generation shipped", extra={"seconds": round(boot_clock() - until, 3)})
-        self._emit(Covered(destination.replica_id, until, wall, acknowledged.number, handover_id))
+        shipped = Shipped(acknowledged.number, until, until_wall.isoformat(), extra, final is not None)
+        self._note_shipped(link, destination, shipped, handover_id)
         return True
+
+    def _confirm(self, link: PrimaryLink, destination: Destination, until: float, until_wall: datetime) -> bool:
+        """Have the standby note that what was shipped last is still all there is; False if it did not say so."""
+        former = self._shipped
+        if former is None:
+            return False
+        try:
+            if not link.confirm(former.generation, taken_at=until_wall.timestamp()):
+                return False
+        except LinkDown as error:
+            log.info("not confirmed", extra={"replica_id": destination.replica_id, "error": str(error)})
+            return False
+        covered = replace(former, until=until, until_wall=until_wall.isoformat())
+        self._note_shipped(link, destination, covered, None)
+        return True
+
+    def _note_shipped(
+        self, link: PrimaryLink, destination: Destination, shipped: Shipped, handover_id: str | None
+    ) -> None:
+        with self._changed:
+            if self._link is link:  # and not on its way to another standby meanwhile
+                self._shipped = shipped
+        self._emit(Covered(destination.replica_id, shipped.until, shipped.until_wall, shipped.generation, handover_id))

@@ -86,6 +86,7 @@ def test_hooks_are_refused_anywhere_but_in_the_file(file: Path, name: str) -> No
             "AUTO_REPLICA_ENABLED=maybe",
             "AUTO_REPLICA_ENABLED: found 'maybe' in the configuration file; expected true or",
         ),
+        ("SYNC_BANDWIDTH=9", "SYNC_BANDWIDTH: found .9. in the configuration file; expected bytes per second"),
         ("CENTRAL_SERVER_URL=example.org", "CENTRAL_SERVER_URL: found 'example.org'"),
         ("LAUNCH_TEMPLATE_ID=mine", "LAUNCH_TEMPLATE_ID: found 'mine'"),
         ("INSTANCE_TYPES=m5.large,,c5.large", "INSTANCE_TYPES: found 'm5.large,,c5.large'"),

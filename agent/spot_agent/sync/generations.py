@@ -71,6 +71,7 @@ class GenerationStore:
         self._manifest: Manifest | None = None
         self._pending: tuple[Delta, Manifest | None, bool] | None = None
         self._released = False
+        self._stuck = False
 
     @staticmethod
     def open(folder: Path, watched: WatchedPaths) -> GenerationStore:
@@ -96,6 +97,11 @@ class GenerationStore:
         """The newest committed generation; None before the first one, or when the image was found damaged."""
         with self._state:
             return self._generation
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the current generation is committed, and the disk did not take it when it was applied last."""
+        return self._stuck
 
     def manifest(self) -> Manifest | None:
         """What the current generation contains."""
@@ -192,7 +198,11 @@ class GenerationStore:
                 result = self._manifest
             if result is None:
                 raise ImageDamaged("a generation is committed, and what it contains is not known")
-            with self._damage_noted(), _disk_errors(f"generation {delta.generation.number} could not be applied"):
+            with (
+                self._damage_noted(),
+                self._sticking_noted(),
+                _disk_errors(f"generation {delta.generation.number} could not be applied"),
+            ):
                 journal = self._folder / "committed" / "journal"
                 Application(delta, before, result, journal, self._watched, again=again).run()
                 if check_all:
@@ -343,6 +353,15 @@ class GenerationStore:
         shutil.rmtree(self._folder / "done", ignore_errors=True)
         for root, inside in zip(self._watched.roots, delta.staged_inside, strict=False):
             shutil.rmtree(Staging.at(root, inside=inside).folder / delta.staging, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _sticking_noted(self) -> Iterator[None]:
+        try:
+            yield
+        except StorageFailed:
+            self._stuck = True
+            raise
+        self._stuck = False
 
     @contextlib.contextmanager
     def _damage_noted(self) -> Iterator[None]:

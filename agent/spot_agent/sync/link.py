@@ -40,6 +40,7 @@ from spot_agent.sync.generations import Generation, GenerationStore, Incoming
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.manifest import Entry, Key, Listed, Manifest, Reader, encode_listed, split
 from spot_agent.sync.source import OutgoingGeneration, Progress
+from spot_agent.sync.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ _MOST_ROOTS: Final = 1 << 16
 _LIST_BYTES: Final = 1 << 20
 _MOST_CONNECTIONS: Final = 16
 _GREETING_SECONDS: Final = 5.0
-_CONFIRM_SECONDS: Final = 2.0
+_CONFIRM_SECONDS: Final = 1.0
 # The last frame may overtake the reading thread's own end by as much.
 _MOMENT: Final = 5.0
 
@@ -140,9 +141,11 @@ class PrimaryLink:
         *,
         on_link: Callable[[bool], None],
         recall: Callable[[str], Manifest | None] | None,
+        throttle: Throttle,
         silence_seconds: float,
     ) -> None:
         """Take over greeted channels; use `connect`."""
+        self._throttle = throttle
         self._control = control
         self._data = data
         self._on_link = on_link
@@ -156,6 +159,7 @@ class PrimaryLink:
         self._held: Manifest | None = None
         self._meter: _Meter | None = None
         self._pings = 0
+        self._confirmations = 0
 
     @staticmethod
     def connect(
@@ -167,6 +171,7 @@ class PrimaryLink:
         epoch: int,
         on_link: Callable[[bool], None],
         recall: Callable[[str], Manifest | None] | None = None,
+        throttle: Throttle | None = None,
         timeout_seconds: float = 5.0,
         silence_seconds: float = 5.0,
     ) -> PrimaryLink:
@@ -180,6 +185,7 @@ class PrimaryLink:
             epoch: The primary's epoch.
             on_link: Told True before this returns and False once when the link is lost or closed; on any thread.
             recall: Finds a manifest by root hash (`GenerationSource.recall`), to save asking the standby for it.
+            throttle: Limits the rate of all generations but the last one of a handover; None for no limit.
             timeout_seconds: For each step: connections, greetings, and learning what the standby holds.
             silence_seconds: A standby that says nothing for so long is lost; it is pinged when there is nothing to say.
 
@@ -213,7 +219,14 @@ class PrimaryLink:
                     channels.append(channel)
                 control, data = channels
                 data.allow_large_payloads()
-                link = PrimaryLink(control, data, on_link=on_link, recall=recall, silence_seconds=silence_seconds)
+                link = PrimaryLink(
+                    control,
+                    data,
+                    on_link=on_link,
+                    recall=recall,
+                    throttle=throttle or Throttle(None),
+                    silence_seconds=silence_seconds,
+                )
                 link._learn(holds, time.monotonic() + timeout_seconds)
                 opened.pop_all()
         except ProtocolViolated as garbled:
@@ -290,22 +303,36 @@ class PrimaryLink:
         finally:
             generation.cancel()
 
-    def confirm(self, *, taken_at: float) -> None:
-        """Tell the standby that what it holds was still the newest state at `taken_at`, without shipping anything.
+    def confirm(self, number: int, *, taken_at: float) -> bool:
+        """Tell the standby that the generation it holds was still the newest state at `taken_at`.
+
+        Args:
+            number: Of the generation that was acknowledged last.
+            taken_at: Epoch seconds by this instance's clock.
+
+        Returns:
+            Whether the standby said that it holds this very generation, and took note. Otherwise ship one.
 
         Raises:
-            LinkDown: It could not be told.
+            LinkDown: It did not answer in time.
         """
         held = self._held
         if held is None:
-            return
-        frame = Frame({"type": "confirm", "root": held.root_hash, "taken_at": taken_at})
-        with self._control_lock:
-            try:
-                self._control.send(frame, deadline=time.monotonic() + _CONFIRM_SECONDS)
-            except LinkDown as broken:
-                self._lose(broken)
-                raise
+            return False
+        self._confirmations += 1
+        fields = {
+            "type": "confirm",
+            "id": self._confirmations,
+            "number": number,
+            "root": held.root_hash,
+            "taken_at": taken_at,
+        }
+        frame = self._converse(fields, "confirmed", _CONFIRM_SECONDS)
+        try:
+            return Header(frame.header).flag("held")
+        except ProtocolViolated as violation:
+            self._lose(violation)
+            raise LinkDown("the standby's answer made no sense") from violation
 
     def close(self) -> None:
         """Close both connections; wakes whoever waits on them."""
@@ -319,6 +346,8 @@ class PrimaryLink:
                 early = self._data.poll()
                 if early is not None:
                     return self._judge(early, generation)
+                if generation.final_for is None:
+                    self._throttle.wait(len(frame.payload), deadline=deadline, until=lambda: not self._up)
                 self._data.send(frame, deadline=deadline)
                 begun = True
                 meter.note(frame)
@@ -452,6 +481,7 @@ class StandbyListener:
         on_lease_ask: Callable[[LeaseAsk], LeaseReply],
         on_committed: Callable[[Generation], None],
         on_link: Callable[[bool], None],
+        on_confirmed: Callable[[Generation, float], None] | None = None,
         silence_seconds: float = 5.0,
     ) -> None:
         """Keep what is given; nothing is opened yet.
@@ -467,6 +497,8 @@ class StandbyListener:
             on_committed: Told after a generation is durably committed and acknowledged. With `final_for` set it is
                 applied and verified as well: promotion may be asked for at once.
             on_link: Told True when both connections of a primary are up, False when they no longer are.
+            on_confirmed: Told that a generation was still the newest state at a moment, in epoch seconds by the
+                primary's clock. May overtake `on_committed` of the same generation.
             silence_seconds: A primary that says nothing for so long is lost.
         """
         self._address = address
@@ -477,6 +509,7 @@ class StandbyListener:
         self._on_lease_ask = on_lease_ask
         self._on_committed = on_committed
         self._on_link = on_link
+        self._on_confirmed = on_confirmed
         self._silence_seconds = silence_seconds
         self._lock = threading.Lock()
         self._announcing = threading.Lock()
@@ -653,7 +686,8 @@ class StandbyListener:
             elif frame.kind == "ping":
                 channel.send(Frame({"type": "pong", "id": header.number("id")}), deadline=deadline)
             elif frame.kind == "confirm":
-                self._note_confirmed(header.text("root"), header.seconds("taken_at"))
+                held = self._note_confirmed(header)
+                channel.send(Frame({"type": "confirmed", "id": header.number("id"), "held": held}), deadline=deadline)
             else:
                 raise ProtocolViolated(f"{frame.kind!r} has no place on the control channel")
 
@@ -675,10 +709,24 @@ class StandbyListener:
             }
         )
 
-    def _note_confirmed(self, root_hash: str, taken_at: float) -> None:
-        manifest = self._store.manifest()
-        if manifest is not None and manifest.root_hash == root_hash:
-            self._confirmed_at = max(taken_at, self._confirmed_at or 0.0)
+    def _note_confirmed(self, header: Header) -> bool:
+        """Note that what is held was still the newest; False if something else is held, or held no longer.
+
+        The last generation of a handover is not confirmed: who goes on after it says so with another generation.
+        """
+        current, taken_at = self._store.current(), header.seconds("taken_at")
+        if (
+            current is None
+            or current.number != header.number("number")
+            or current.root_hash != header.text("root")
+            or current.final_for is not None
+            or self._store.is_stuck
+        ):
+            return False
+        self._confirmed_at = max(taken_at, self._confirmed_at or 0.0)
+        if self._on_confirmed is not None:
+            self._on_confirmed(current, self._confirmed_at)
+        return True
 
     # --- data --------------------------------------------------------------------------------------------------------
 

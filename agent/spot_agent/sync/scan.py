@@ -11,6 +11,7 @@ from typing import NamedTuple
 from spot_agent.sync.errors import PathNotWatchable
 from spot_agent.sync.manifest import STAGING_NAME, Entry, Key, Kind
 from spot_agent.sync.paths import WatchedPaths
+from spot_agent.sync.watch import Watch
 
 
 class Signature(NamedTuple):
@@ -56,8 +57,12 @@ class Walk:
         )
 
 
-def walk(watched: WatchedPaths) -> Walk:
+def walk(watched: WatchedPaths, *, watch: Watch | None = None) -> Walk:
     """Look at everything below the watched paths.
+
+    Args:
+        watched: Where.
+        watch: Is to notice what changes from when it was looked at.
 
     Raises:
         PathNotWatchable: Something may not be looked at by this process.
@@ -66,6 +71,8 @@ def walk(watched: WatchedPaths) -> Walk:
     for number in range(len(watched.roots)):
         key = Key(number, b"")
         try:
+            if watch is not None:
+                watch.add_root(watched.place(key))
             status = os.lstat(watched.place(key))
         except FileNotFoundError:
             continue
@@ -73,7 +80,9 @@ def walk(watched: WatchedPaths) -> Walk:
         while pending:
             folder = pending.pop()
             try:
-                pending.extend(_children(watched, folder, found))
+                if watch is not None:
+                    watch.add(watched.place(folder))
+                pending.extend(_children(watched, folder, found, watch))
             except (FileNotFoundError, NotADirectoryError):
                 found.disturbed = True
             except PermissionError as forbidden:
@@ -90,7 +99,7 @@ def describe(key: Key, status: os.stat_result, watched: WatchedPaths) -> Entry:
     return Entry(Kind.LINK, 0o777, status.st_uid, status.st_gid, mtime, target=target)
 
 
-def _children(watched: WatchedPaths, folder: Key, found: Walk) -> Iterator[Key]:
+def _children(watched: WatchedPaths, folder: Key, found: Walk, watch: Watch | None) -> Iterator[Key]:
     """Enter all children of a folder into the walk; yields the folders among them."""
     prefix = folder.path + b"/" if folder.path else b""
     with os.scandir(watched.place(folder)) as listing:
@@ -103,8 +112,20 @@ def _children(watched: WatchedPaths, folder: Key, found: Walk) -> Iterator[Key]:
             except FileNotFoundError:
                 found.disturbed = True
                 continue
+            if watch is not None and status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+                # Who writes to it by another name does so unnoticed by the folder's watch.
+                status = _watched_status(watch, child) or status
             if _note(found, key, status, watched):
                 yield key
+
+
+def _watched_status(watch: Watch, child: os.DirEntry[bytes]) -> os.stat_result | None:
+    """Watch a file by itself, and look at it again from then on; None if it is gone, which its folder notices."""
+    try:
+        watch.add(child.path)
+        return os.lstat(child.path)
+    except FileNotFoundError:
+        return None
 
 
 def _note(found: Walk, key: Key, status: os.stat_result, watched: WatchedPaths) -> bool:

@@ -7,10 +7,17 @@ A file is read if its status differs from when it was read last, and a block is 
 standby holds. The status alone is not proof: a file that was written in the moment in which it was read may be written
 again within the same tick of the file system's clock. Such a file is read once more for the next generation. Writes
 through a shared memory map change the status late; a workload that does so needs a quiesce hook.
+
+While the watch is quiet hardly anything is looked at. It begins before the tree is walked, so what happens from then
+on it notices, or the walk sees. What it can not notice are writes through memory maps or Linux's native asynchronous
+I/O, and file systems that others write to. So the files that changed last are looked at all the same, and all of them
+now and then; a watch that was found to have missed
+something is not relied upon any more.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 import os
@@ -50,6 +57,7 @@ from spot_agent.sync.manifest import (
 )
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.scan import Signature, Walk, walk
+from spot_agent.sync.watch import Watch
 
 _OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # File systems stamp changes with the kernel's coarse clock, which ticks at least 100 times a second.
@@ -58,6 +66,13 @@ _WALKS: Final = 4
 _READS: Final = 4
 _REMEMBERED_MANIFESTS: Final = 4
 _LIST_BYTES: Final = 1 << 20
+# The watch is checked by a walk: soon at first, then ever more seldom while it is found to be right.
+_FIRST_CHECK_SECONDS: Final = 2.0
+_LAST_CHECK_SECONDS: Final = 60.0
+# A check is this many times as far from the next as it took.
+_CHECK_SHARE: Final = 200.0
+# How many of the files that changed last are looked at although the watch is quiet.
+_LIVELY_FILES: Final = 128
 
 
 @dataclass(frozen=True)
@@ -119,6 +134,7 @@ class OutgoingGeneration:
         self._changed = threading.Condition()
         self._cancelled = False
         self._failure: BaseException | None = None
+        self._has_content = False
         self._result: tuple[Manifest, bool, bool] | None = None
 
     def wait_until_read(self, timeout_seconds: float) -> Manifest:
@@ -133,8 +149,20 @@ class OutgoingGeneration:
         return self._outcome(timeout_seconds)[0]
 
     def has_changes(self, timeout_seconds: float) -> bool:
-        """Whether anything differs from what the standby holds; waits like `wait_until_read`."""
-        return self._outcome(timeout_seconds)[2]
+        """Whether there is something to ship; waits until the first of it is read, or all is known to be unchanged.
+
+        What could not be read soundly counts as changed: shipping it says what was wrong.
+
+        Raises:
+            TimeoutError: Not known in time.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._has_content or self._over(), timeout_seconds):
+                raise TimeoutError(f"generation {self.number} was not read within {timeout_seconds} s")
+            if self._has_content or self._result is None:
+                return True
+            _, settled, changed = self._result
+            return changed or not settled
 
     @property
     def settled(self) -> bool:
@@ -184,6 +212,7 @@ class OutgoingGeneration:
                 raise GenerationUnsound("the generation was cancelled while it was read")
             self._frames.append(frame)
             self._buffered += len(frame.payload)
+            self._has_content |= frame.kind not in ("begin", "end")
             self._changed.notify_all()
 
     def finish(self, manifest: Manifest, *, settled: bool, changed: bool) -> None:
@@ -232,15 +261,31 @@ class GenerationSource:
     changed.
     """
 
-    def __init__(self, watched: WatchedPaths, *, buffer_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self,
+        watched: WatchedPaths,
+        *,
+        buffer_bytes: int = 64 << 20,
+        watch: Watch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Keep what is given; nothing is read yet.
 
         Args:
             watched: What is taken.
             buffer_bytes: How much may wait for the link.
+            watch: Notices changes; without one, each generation walks the whole tree.
+            clock: Seconds that only go forwards.
         """
         self._watched = watched
         self._buffer_bytes = buffer_bytes
+        self._watch = watch
+        self._clock = clock
+        self._unchanged: Manifest | None = None
+        self._lively: list[tuple[bytes, Signature]] = []
+        self._walked_at = float("-inf")
+        self._walk_seconds = 0.0
+        self._check_seconds = _FIRST_CHECK_SECONDS
         self._known: dict[Key, _Known] = {}
         self._manifests: deque[Manifest] = deque(maxlen=_REMEMBERED_MANIFESTS)
         self._reading = threading.Lock()
@@ -289,9 +334,7 @@ class GenerationSource:
         def read() -> None:
             try:
                 with self._reading:
-                    reading = _Reading(self._watched, self._known, generation, held, must_settle=must_settle)
-                    self._known = reading.run()
-                    self._manifests.append(reading.manifest)
+                    self._read(generation, held, must_settle=must_settle)
             except (OSError, PathNotWatchable) as unreadable:
                 generation.fail(GenerationUnsound(f"the watched paths can not be read: {unreadable}"))
             except BaseException as failure:  # noqa: BLE001  whoever ships it must learn of any failure
@@ -302,6 +345,54 @@ class GenerationSource:
 
         threading.Thread(target=read, name=f"read-generation-{number}", daemon=True).start()
         return generation
+
+    def is_unchanged(self, held: Manifest | None) -> bool:
+        """Whether it is known, without looking at the tree, that it still is what the standby holds.
+
+        Args:
+            held: What the standby holds.
+
+        Returns:
+            False as well when that is not known: nobody watches, a generation is being read, or it is time to look.
+        """
+        if self._watch is None or held is None or not self._reading.acquire(blocking=False):
+            return False
+        try:
+            if self._unchanged is None or not self._watch.is_quiet():
+                self._unchanged = None
+                return False
+            if not all(_looks_like(place, signature) for place, signature in self._lively):
+                self._unchanged = None
+                if self._watch.is_quiet():
+                    self._watch.distrust()
+                return False
+            since = self._clock() - self._walked_at
+            due = since >= max(self._check_seconds, self._walk_seconds * _CHECK_SHARE)
+            return not due and self._unchanged.root_hash == held.root_hash
+        finally:
+            self._reading.release()
+
+    def _read(self, generation: OutgoingGeneration, held: Manifest | None, *, must_settle: bool) -> None:
+        watch, began = self._watch, self._clock()
+        expected, self._unchanged = self._unchanged, None
+        if watch is not None and not watch.begin():
+            expected = None
+        reading = _Reading(self._watched, self._known, generation, held, must_settle=must_settle, watch=watch)
+        self._known = reading.run()
+        self._manifests.append(reading.manifest)
+        self._walked_at = self._clock()
+        self._walk_seconds = self._walked_at - began
+        if watch is None or not watch.complete():
+            return
+        if expected is not None:
+            if expected.root_hash != reading.manifest.root_hash:
+                if watch.is_quiet():
+                    watch.distrust()
+                return
+            self._check_seconds = min(2 * self._check_seconds, _LAST_CHECK_SECONDS)
+        newest = heapq.nlargest(_LIVELY_FILES, self._known.items(), key=lambda known: known[1].signature.mtime_ns)
+        self._lively = [(self._watched.place(key), known.signature) for key, known in newest]
+        self._unchanged = reading.manifest
 
     def recall(self, root_hash: str) -> Manifest | None:
         """The manifest with this root hash, if it was taken lately."""
@@ -347,8 +438,10 @@ class _Reading:
         held: Manifest | None,
         *,
         must_settle: bool,
+        watch: Watch | None,
     ) -> None:
         self._watched = watched
+        self._watch = watch
         self._known = known
         self._generation = generation
         self._held = held or EMPTY
@@ -383,7 +476,7 @@ class _Reading:
         """Walk and read until a walk finds what the one before found; answers the last walk and whether it did."""
         before: Walk | None = None
         for walked in range(_WALKS):
-            found = walk(self._watched)
+            found = walk(self._watched, watch=self._watch)
             if before is None:
                 self._begin(found)
             elif found.same_as(before):
@@ -729,6 +822,13 @@ def _groups(first: int, found: list[bytes], states: list[int]) -> Iterator[tuple
         if is_sent:
             yield first + position, found[position : position + count]
         position += count
+
+
+def _looks_like(place: bytes, signature: Signature) -> bool:
+    try:
+        return Signature.of(os.lstat(place)) == signature
+    except OSError:
+        return False
 
 
 def _with_metadata(entry: Entry, status: os.stat_result) -> Entry:

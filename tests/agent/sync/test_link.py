@@ -23,6 +23,7 @@ from spot_agent.sync.channel import Channel, dial
 from spot_agent.sync.errors import (
     GenerationRefused,
     GenerationUnsound,
+    ImageDamaged,
     LinkDown,
     PeerNotTrusted,
     ProtocolViolated,
@@ -46,6 +47,7 @@ class Standby:
     primary: Identity
     identity: Identity = field(init=False)
     committed: list[Generation] = field(default_factory=list)
+    confirmed: list[tuple[Generation, float]] = field(default_factory=list)
     link_changes: list[bool] = field(default_factory=list)
     pinned: str | None = None
     silence_seconds: float = 5.0
@@ -64,6 +66,7 @@ class Standby:
             on_lease_ask=lambda ask: LeaseReply(ask.request_id, granted=True, reason="", generation=ask.generation),
             on_committed=self.committed.append,
             on_link=self.link_changes.append,
+            on_confirmed=lambda generation, moment: self.confirmed.append((generation, moment)),
             silence_seconds=self.silence_seconds,
         )
         self.port = self.listener.start()
@@ -318,9 +321,40 @@ def test_a_disk_that_takes_nothing_refuses_the_generation_and_keeps_the_last_one
 
 def test_a_generation_is_confirmed_without_being_sent(primary: Primary, standby: Standby, link: PrimaryLink) -> None:
     primary.ship(link)
-    link.confirm(taken_at=4e9)
 
-    eventually(lambda: standby.listener.confirmed_at == 4e9)
+    assert link.confirm(1, taken_at=4e9)
+    assert standby.listener.confirmed_at == 4e9
+    assert [(generation.number, moment) for generation, moment in standby.confirmed] == [(1, 4e9)]
+
+
+def test_nothing_is_confirmed_before_there_is_a_generation(link: PrimaryLink) -> None:
+    assert not link.confirm(1, taken_at=4e9)
+
+
+def test_another_generation_is_not_confirmed(primary: Primary, standby: Standby, link: PrimaryLink) -> None:
+    primary.ship(link)
+    assert not link.confirm(2, taken_at=4e9)
+    assert not standby.confirmed
+
+
+def test_the_last_generation_of_a_handover_is_not_confirmed(
+    primary: Primary, standby: Standby, link: PrimaryLink
+) -> None:
+    primary.ship(link, final_for="handover")
+    assert not link.confirm(1, taken_at=4e9)
+    assert not standby.confirmed
+
+
+def test_a_damaged_image_is_not_confirmed(primary: Primary, standby: Standby, link: PrimaryLink) -> None:
+    (primary.tree / "file").write_bytes(b"content")
+    primary.ship(link)
+    eventually(lambda: (standby.image / "file").exists())
+    (standby.image / "file").write_bytes(b"touched")
+    with pytest.raises(ImageDamaged):
+        standby.store.verify()
+
+    assert not link.confirm(1, taken_at=4e9)
+    assert not standby.confirmed
 
 
 # --- leases and signs of life ----------------------------------------------------------------------------------------

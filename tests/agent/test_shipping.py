@@ -1,0 +1,216 @@
+"""What a primary ships when, and what both sides then claim to be covered."""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spot_agent.receiving import Receiver
+from spot_agent.shipping import Destination, Shipper
+from spot_agent.sync.errors import ImageDamaged
+from spot_agent.sync.identity import Identity
+from spot_agent.sync.link import Peer as LinkPeer
+from spot_agent.sync.paths import WatchedPaths
+from spot_agent.sync.source import GenerationSource
+from spot_agent.sync.watch import Watch
+from spot_optimizer.domain.orders import Peer
+from spot_optimizer.domain.protocol import Covered, Event, GenerationCommitted, ShipFinal
+from spot_optimizer.domain.replicas import ReplicaState
+from tests.agent.fence_rig import wait_until
+
+EVERY_SECONDS = 0.05
+
+
+class CountingSource(GenerationSource):
+    """Counts how often the tree was read."""
+
+    taken = 0
+
+    def take(self, number: int, **more: Any) -> Any:
+        self.taken += 1
+        return super().take(number, **more)
+
+
+class ShippingRig:
+    """A shipper and a receiver, linked over loopback."""
+
+    def __init__(self, folder: Path, *, quiesce: Callable[[], None] | None, **more: Any) -> None:
+        self.here, self.there = folder / "here", folder / "there"
+        self.here.mkdir()
+        (self.here / "file").write_bytes(b"content")
+        own, other = (Identity.load_or_create(folder / name, name=name) for name in ("primary", "standby"))
+        self.events: list[Event] = []
+        self.received: list[GenerationCommitted] = []
+        self.extra: Mapping[str, Any] = {"configuration": 1}
+        self.quiesces = 0
+        self.numbers = iter(range(1, 1_000_000))
+        self.source = CountingSource(WatchedPaths.of([self.here]), watch=Watch())
+
+        def run_quiesce() -> bool:
+            self.quiesces += 1
+            if quiesce is not None:
+                quiesce()
+            return True
+
+        def take(event: Event) -> None:
+            if isinstance(event, GenerationCommitted):
+                self.received.append(event)
+
+        port = 7443
+        self.receiver = Receiver(
+            folder / "store",
+            WatchedPaths.of([self.there]),
+            address="127.66.9.1",
+            port=port,
+            identity=other,
+            emit=take,
+        )
+        peer = Peer(
+            replica_id="replica",
+            instance_id="i-1",
+            status=ReplicaState.SYNCING,
+            readiness=0,
+            address="127.66.9.2",
+            port=port,
+            certificate=own.certificate,
+        )
+        self.receiver.listen(peer)
+        self.shipper = Shipper(
+            self.source,
+            identity=own,
+            agent_id="agent",
+            emit=self.events.append,
+            quiesce=run_quiesce,
+            must_settle=quiesce is not None,
+            next_number=lambda: next(self.numbers),
+            extra=lambda: self.extra,
+            every_seconds=EVERY_SECONDS,
+            **more,
+        )
+        self.shipper.begin()
+        self.shipper.connect(Destination(LinkPeer("127.66.9.1", port, other.certificate), "replica", 1))
+
+    def close(self) -> None:
+        self.shipper.disconnect()
+        self.shipper.close()
+        self.receiver.stop()
+
+    @property
+    def covered(self) -> list[Covered]:
+        return [event for event in list(self.events) if isinstance(event, Covered)]
+
+    def rounds(self, count: int) -> None:
+        """Wait until the standby is known to be covered so many times more."""
+        so_far = len(self.covered)
+        wait_until(lambda: len(self.covered) >= so_far + count, 20)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[ShippingRig]:
+    rig = ShippingRig(tmp_path, quiesce=None)
+    yield rig
+    rig.close()
+
+
+def test_nothing_is_shipped_when_nothing_changed_and_the_coverage_goes_on(rig: ShippingRig) -> None:
+    rig.rounds(3)
+    generation, committed, read = rig.covered[-1].generation, len(rig.received), rig.source.taken
+    began = time.time()
+    rig.rounds(8)
+    assert {covered.generation for covered in rig.covered[3:]} == {generation}
+    assert rig.source.taken <= read + 1  # a check of the watch may be due
+    # The standby hears of it as well, and claims no more than the primary said.
+    assert len(rig.received) >= committed + 8
+    assert datetime.fromisoformat(rig.received[-1].covered_until).timestamp() >= began - 1
+    assert {event.generation for event in rig.received} == {generation}
+    moments = [covered.until for covered in rig.covered]
+    assert moments == sorted(moments)
+
+
+def test_a_change_is_shipped_and_only_then_covered(rig: ShippingRig) -> None:
+    rig.rounds(3)
+    generation = rig.covered[-1].generation
+    (rig.here / "file").write_bytes(b"CONTENT")
+    written = time.clock_gettime(time.CLOCK_BOOTTIME)
+    wait_until(lambda: rig.covered[-1].until > written, 20)
+    assert rig.covered[-1].generation > generation
+    wait_until(lambda: (rig.there / "file").read_bytes() == b"CONTENT")
+
+
+def test_with_a_quiesce_hook_the_state_is_written_down_and_read_each_time(tmp_path: Path) -> None:
+    rig = ShippingRig(tmp_path, quiesce=lambda: None)
+    try:
+        rig.rounds(3)
+        quiesces, read, generation = rig.quiesces, rig.source.taken, rig.covered[-1].generation
+        rig.rounds(5)
+        assert rig.quiesces >= quiesces + 5
+        assert rig.source.taken >= read + 5
+        assert rig.covered[-1].generation == generation
+    finally:
+        rig.close()
+
+
+def test_what_a_quiesce_hook_writes_is_shipped(tmp_path: Path) -> None:
+    def write() -> None:
+        (tmp_path / "here" / "image").write_text(str(time.time_ns()))
+
+    rig = ShippingRig(tmp_path, quiesce=write)
+    try:
+        rig.rounds(5)
+        assert len({covered.generation for covered in rig.covered}) == len(rig.covered)
+    finally:
+        rig.close()
+
+
+def test_other_news_travel_although_no_file_changed(rig: ShippingRig) -> None:
+    rig.rounds(3)
+    generation = rig.covered[-1].generation
+    rig.extra = {"configuration": 2}
+    rig.rounds(3)
+    assert rig.covered[-1].generation > generation
+    image = rig.receiver.image
+    assert image is not None and image.extra == {"configuration": 2}
+
+
+def test_a_standby_that_no_longer_holds_it_is_sent_everything_again(rig: ShippingRig) -> None:
+    rig.rounds(3)
+    generation = rig.covered[-1].generation
+    (rig.there / "file").write_bytes(b"touched by somebody")
+    store = rig.receiver._store
+    assert store is not None
+    with pytest.raises(ImageDamaged):
+        store.verify()
+    wait_until(lambda: rig.covered[-1].generation > generation, 20)
+    wait_until(lambda: (rig.there / "file").read_bytes() == b"content", 20)
+
+
+def test_after_a_handover_that_was_given_up_a_generation_says_that_the_primary_went_on(rig: ShippingRig) -> None:
+    rig.rounds(3)
+    rig.shipper.rest(resting=True)
+    rig.shipper.ship_final(ShipFinal("replica", "handover", 4))
+    wait_until(lambda: rig.covered[-1].final_for == "handover", 20)
+    final = rig.covered[-1].generation
+    wait_until(lambda: rig.received[-1].final_for == "handover")
+    rig.shipper.rest(resting=False)
+    rig.rounds(2)
+    assert rig.covered[-1].generation > final
+    wait_until(lambda: rig.received[-1].final_for is None)
+
+
+def test_a_notice_lifts_the_limit_of_the_rate(tmp_path: Path) -> None:
+    rig = ShippingRig(tmp_path, quiesce=None, bytes_per_second=20_000)
+    try:
+        rig.rounds(1)
+        (rig.here / "large").write_bytes(random.Random(1).randbytes(1 << 20))
+        began = time.monotonic()
+        time.sleep(1)
+        assert not (rig.there / "large").exists()
+        rig.shipper.hurry()
+        wait_until(lambda: (rig.there / "large").exists(), 20)
+        assert time.monotonic() - began < 20
+    finally:
+        rig.close()
