@@ -4,7 +4,30 @@ from __future__ import annotations
 
 from simulation.faults import Fault, Plan
 
-KEPT_SEEDS = (6, 13, 18, 23, 65, 99, 151, 221, 365, 398, 580, 586, 675, 720, 800, 968, 1032, 1042, 1617, 2102, 2916, 3382)
+KEPT_SEEDS = (
+    6,
+    13,
+    18,
+    23,
+    65,
+    99,
+    151,
+    221,
+    365,
+    398,
+    580,
+    586,
+    675,
+    720,
+    800,
+    968,
+    1032,
+    1042,
+    1617,
+    2102,
+    2916,
+    3382,
+)
 
 KEPT_PLANS = {
     "an agent is restarted after its standby was let go": Plan(
