@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.gaps import InferredRow
+from spot_optimizer.domain.prices import CleanRow
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.tokens import Token
 from spot_optimizer.domain.writes import Change, Table, Transaction, holds
@@ -19,6 +21,8 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.INTERRUPTIONS: ("agent_id", "event_id"),
     Table.SWITCHES: ("agent_id", "switch_id"),
     Table.TOKENS: ("token_id",),
+    Table.CLEAN_PRICES: ("pool_id", "bucket_start"),
+    Table.INFERRED_PRICES: ("pool_id", "bucket_start"),
 }
 VALUES: dict[Table, Callable[..., Any]] = {
     Table.AGENTS: Agent,
@@ -27,6 +31,8 @@ VALUES: dict[Table, Callable[..., Any]] = {
     Table.INTERRUPTIONS: Interruption,
     Table.SWITCHES: Switch,
     Table.TOKENS: Token,
+    Table.CLEAN_PRICES: CleanRow,
+    Table.INFERRED_PRICES: InferredRow,
 }
 
 

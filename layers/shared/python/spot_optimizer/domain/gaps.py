@@ -326,6 +326,24 @@ def changes_to(stored: Iterable[Inferred], wanted: Iterable[Inferred]) -> Fillin
     return Filling(put, tuple(held.values()))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferredRow:
+    """The inferred price of one pool and bucket, as it is stored: `Inferred` under the names of the table."""
+
+    pool_id: str
+    bucket_start: str
+    usd_per_hour: Decimal
+    data_source: Source
+    confidence_score: Decimal
+    gap_type: GapClass
+    method: Method
+    price_before: Decimal
+    price_after: Decimal | None = None
+    causal: bool
+    inferred_at: datetime
+    precedence: str
+
+
 def put_inferred(row: Inferred) -> Change:
     """The conditional write of an inferred row; refused where as good a row or a better one is."""
     return Change(

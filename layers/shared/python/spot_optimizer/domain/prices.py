@@ -188,6 +188,25 @@ def clean(observations: Iterable[Observation], known: CleanTable | None = None) 
     return table
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CleanRow:
+    """The best price of one pool and bucket, as it is stored: `Observation` under the names of the table.
+
+    Attributes:
+        bucket_start: ISO 8601.
+        precedence: What `put_clean` compares; lower wins.
+    """
+
+    pool_id: str
+    bucket_start: str
+    usd_per_hour: Decimal
+    observed_at: datetime
+    data_source: Source
+    confidence_score: Decimal
+    submission_id: str
+    precedence: str
+
+
 def put_clean(row: Observation) -> Change:
     """The conditional write of a clean row: it succeeds only where nothing is, or what is there ranks lower.
 
