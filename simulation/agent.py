@@ -216,6 +216,7 @@ class AgentProcess:
             return
         self.world.cover_event(before, event)
         self.state, actions = decide(before, event, self.machine.boot_clock)
+        self.world.invariants.check_decision(self.instance_id, event, self.state, actions)
         if type(before) is not type(self.state):
             self.kernel.tell(self.instance_id, "becomes %s at epoch %s", role_of(self.state), self.state.epoch)
         for action in actions:
@@ -679,6 +680,8 @@ class AgentProcess:
         waiting = self._asks.pop(answer.request, None)
         if waiting is not None:
             link, asked = waiting
+            if answer.granted:
+                self.world.invariants.granted_at = self.kernel.now
             link.send_to_primary("lease answer", link.primary.take_lease_answer, asked, answer.granted)
 
     def take_lease_answer(self, asked: AskLease, granted: bool) -> None:

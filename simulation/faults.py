@@ -320,6 +320,8 @@ def draw_plan(seed: int) -> Plan:
     if chance.random() < 0.06:
         kind = chance.choice(("notice", "notice", "death")) if with_standby else "notice"
         return Plan(seed, with_standby, (Fault(kind, chance.uniform(9.0, 14.0), "primary"),), 20.0, fair=True)
+    if seed % 20 == 19:
+        return _stage(chance, seed)
     faults = _interruptions(chance, with_standby=with_standby)
     main_at = faults[0].at
     for _ in range(int(chance.expovariate(0.28)) + 1 if chance.random() < 0.95 else 0):
@@ -329,6 +331,26 @@ def draw_plan(seed: int) -> Plan:
     faults = sorted(faults[:14], key=lambda fault: fault.at)
     latest = max(min(fault.at + fault.lasts, main_at + 45.0) for fault in faults)
     return Plan(seed, with_standby, tuple(faults), max(latest, main_at + 10.0) + chance.uniform(0.0, 10.0))
+
+
+def _stage(chance: Random, seed: int) -> Plan:
+    """Races that plain chance brings about too seldom: what lies between a promotion's reading and its writing."""
+    at = chance.uniform(9.0, 13.0)
+    if seed % 40 == 19:
+        # The handover is aborted and the next one opened while a promotion under the first is on its way.
+        faults = (
+            Fault("notice", at, "primary"),
+            Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(0.3, 2.9), rival="abort"),
+        )
+    else:
+        # The primary wakes, takes readiness back and serves while a promotion on its expired lease is on its way.
+        faults = (
+            Fault("pause-agent", at, "primary", chance.uniform(4.2, 6.5)),
+            Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(0.3, 2.9)),
+            # It does not hear of the handover, which would hold it still.
+            Fault("lose", at + 3.8, "answer to heartbeat", 8.0, chance.choice((0.7, 1.0))),
+        )
+    return Plan(seed, True, faults, at + 20.0)
 
 
 def _interruptions(chance: Random, *, with_standby: bool) -> list[Fault]:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from simulation.kernel import Violation
+from simulation.ledger import PROMISED_INTERVALS
 from simulation.tables import Row, RowWritten
 from simulation.tasks import current
 from spot_optimizer.domain.agents import HandoverState, InstanceRole
 from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.lease import CLOCK_DRIFT, LEASE_SECONDS
+from spot_optimizer.domain.primary import LAG_GRACE_SECONDS
+from spot_optimizer.domain.protocol import Action, EpochOver, Event, ReportReady
 from spot_optimizer.domain.replicas import ReplicaState
 from spot_optimizer.domain.writes import Table, Transaction
 
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
     from simulation.cloud import Ec2Instance
     from simulation.machine import Machine
     from simulation.world import World
+    from spot_agent.runtime import State
+
+LONGEST_LEASE_SECONDS = LEASE_SECONDS / (1 - CLOCK_DRIFT)
+"""In true time, by a primary whose clock is as slow as may be."""
 
 PROMOTIONS = ("promote", "fall back")
 ACTIVE = ("launching", "syncing", "ready")
@@ -51,8 +59,49 @@ class Invariants:
     def __init__(self, world: World) -> None:
         self._world = world
         self.serving: list[Machine] = []
+        self.granted_at = float("-inf")
 
     # --- the world ---
+
+    def check_decision(self, instance_id: str, event: Event, after: State, actions: tuple[Action, ...]) -> None:
+        """What an agent decides keeps to the rules that no later step would show.
+
+        Whoever finds a stale epoch stops; a standby is reported ready only under a lease that it has granted, and only
+        while it is as close behind as is promised.
+        """
+        if isinstance(event, EpochOver):
+            demand(
+                after.epoch >= event.current_epoch,
+                "whoever finds a stale epoch stops",
+                "%s goes on under epoch %s of %s",
+                instance_id,
+                after.epoch,
+                event.current_epoch,
+            )
+        for action in actions:
+            if isinstance(action, ReportReady):
+                self._check_ready(instance_id, action)
+
+    def _check_ready(self, instance_id: str, report: ReportReady) -> None:
+        world = self._world
+        since_granted = world.kernel.now - self.granted_at
+        demand(
+            since_granted <= LONGEST_LEASE_SECONDS,
+            "ready only under its lease",
+            "%s reports %s ready, which granted nothing for %.2f s",
+            instance_id,
+            report.replica_id,
+            since_granted,
+        )
+        promised = PROMISED_INTERVALS * world.tables.agent(world.agent_id).sync_interval_seconds + LAG_GRACE_SECONDS
+        demand(
+            report.lag_seconds <= promised,
+            "ready means close behind",
+            "%s reports %s ready, which is %.2f s behind",
+            instance_id,
+            report.replica_id,
+            report.lag_seconds,
+        )
 
     def note_serving(self, machine: Machine) -> None:
         """A workload began, or ceased, to acknowledge writes."""

@@ -248,6 +248,14 @@ IMPLIED: dict[str, str] = {
     "claim / one claim per attempt / claim_open": (
         "a claim is only ever closed within its attempt, and the next attempt is claimed over a closed one anyway"
     ),
+    "prove primary dead / a proof belongs to the open handover of this epoch / handover_state": (
+        "a committed handover has moved the epoch on, which is asked too; on an aborted one the proof decides nothing, "
+        "and the next one is opened with a proof of its own"
+    ),
+    "prove primary dead / a proof belongs to the open handover of this epoch / *": (
+        "within an epoch a proof stays true; in the next it could only mislead about a handover that is open by then, "
+        "and a fresh standby takes longer to launch and sync than a function may run"
+    ),
     "release claim / only the own claim is released / claim_open": "a closed claim is closed again, to no effect",
     "traffic moved / traffic follows the epoch upwards / traffic_epoch": (
         "under an unchanged epoch it is written with the value that it has at most"
