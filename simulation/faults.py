@@ -338,19 +338,19 @@ def _stage(chance: Random, seed: int) -> Plan:
     at = chance.uniform(9.0, 13.0)
     if seed % 40 == 19:
         # The handover is aborted and the next one opened while a promotion under the first is on its way.
-        faults = (
+        faults = [
             Fault("notice", at, "primary"),
             Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(0.3, 2.9), rival="abort"),
-        )
+        ]
     else:
         # The primary wakes, takes readiness back and serves while a promotion on its expired lease is on its way.
-        faults = (
+        faults = [
             Fault("pause-agent", at, "primary", chance.uniform(4.2, 6.5)),
             Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(0.3, 2.9)),
             # It does not hear of the handover, which would hold it still.
             Fault("lose", at + 3.8, "answer to heartbeat", 8.0, chance.choice((0.7, 1.0))),
-        )
-    return Plan(seed, True, faults, at + 20.0)
+        ]
+    return Plan(seed, True, tuple(faults), at + 20.0)
 
 
 def _interruptions(chance: Random, *, with_standby: bool) -> list[Fault]:
