@@ -320,7 +320,7 @@ def draw_plan(seed: int) -> Plan:
     if chance.random() < 0.06:
         kind = chance.choice(("notice", "notice", "death")) if with_standby else "notice"
         return Plan(seed, with_standby, (Fault(kind, chance.uniform(9.0, 14.0), "primary"),), 20.0, fair=True)
-    if seed % 20 == 19:
+    if seed % 100 == 59:
         return _stage(chance, seed)
     faults = _interruptions(chance, with_standby=with_standby)
     main_at = faults[0].at
@@ -336,7 +336,7 @@ def draw_plan(seed: int) -> Plan:
 def _stage(chance: Random, seed: int) -> Plan:
     """Races that plain chance brings about too seldom: what lies between a promotion's reading and its writing."""
     at = chance.uniform(9.0, 13.0)
-    if seed % 40 == 19:
+    if seed % 200 == 59:
         # The handover is aborted and the next one opened while a promotion under the first is on its way.
         faults = [
             Fault("notice", at, "primary"),
