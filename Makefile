@@ -13,10 +13,10 @@ SYNTH_OUT := build/cdk.out
 OPENAPI := $(PYTHON) -m functions.operator_api.document
 DEMO := $(PYTHON) -m local.demo
 
-export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/agent
+export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/layers/ml/python:$(CURDIR)/agent
 
 .PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo \
-        simulate simulate-mutants bench-prices bench-sync openapi clean
+        simulate simulate-mutants bench-prices bench-sync bench-decide openapi clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-prices: setup ## Measure the price pipeline on recorded markets (SPOT_DATA
 
 bench-sync: setup ## Measure state transfer beside rsync; writes build/bench/sync.json (PAIRS=5)
 	@$(PYTHON) -m bench.sync --pairs $(or $(PAIRS),5)
+
+bench-decide: setup ## Measure decisions for 10,000 agents x 50 pools; writes build/bench/decide.json
+	@$(PYTHON) -m bench.decide
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

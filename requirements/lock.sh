@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles every *.in into its hashed *.txt, so that the three sets agree on each version they share.
+# Compiles every *.in into its hashed *.txt, so that the sets agree on each version they share.
 set -euo pipefail
 cd "$(dirname "$0")"
 compile() {
@@ -9,4 +9,5 @@ compile() {
 compile uv.in -o uv.txt
 compile layer.in -o layer.txt
 compile -c layer.txt agent.in -o agent.txt
-compile -c layer.txt -c agent.txt -c uv.txt dev.in -o dev.txt
+compile -c layer.txt ml.in -o ml.txt
+compile -c layer.txt -c agent.txt -c ml.txt -c uv.txt dev.in -o dev.txt

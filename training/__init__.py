@@ -1,0 +1,1 @@
+"""How a risk model comes to be, and what policies would have come to on recorded markets."""
