@@ -8,6 +8,7 @@ from typing import Any
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.gaps import InferredRow
+from spot_optimizer.domain.model_sessions import ModelSession, Slots
 from spot_optimizer.domain.prices import CleanRow
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.tokens import Token
@@ -21,6 +22,8 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.INTERRUPTIONS: ("agent_id", "event_id"),
     Table.SWITCHES: ("agent_id", "switch_id"),
     Table.TOKENS: ("token_id",),
+    Table.MODEL_SESSIONS: ("session_id",),
+    Table.MODEL_SLOTS: ("model",),
     Table.CLEAN_PRICES: ("pool_id", "bucket_start"),
     Table.INFERRED_PRICES: ("pool_id", "bucket_start"),
 }
@@ -31,6 +34,8 @@ VALUES: dict[Table, Callable[..., Any]] = {
     Table.INTERRUPTIONS: Interruption,
     Table.SWITCHES: Switch,
     Table.TOKENS: Token,
+    Table.MODEL_SESSIONS: ModelSession,
+    Table.MODEL_SLOTS: Slots,
     Table.CLEAN_PRICES: CleanRow,
     Table.INFERRED_PRICES: InferredRow,
 }

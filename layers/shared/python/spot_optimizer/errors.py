@@ -74,6 +74,10 @@ class TokenUnknown(Rejected):
     """No token with this id exists."""
 
 
+class ModelSessionUnknown(Rejected):
+    """No model session has this id; older ones are deleted with their files."""
+
+
 # --- rejected: who asks ---
 
 
@@ -195,3 +199,42 @@ class HandoverFailed(Rejected):
 
 class ResourceNotAllowed(Rejected):
     """A launch template, address, target or subnet is not tagged as allowed for this client."""
+
+
+# --- rejected: models ---
+
+
+class ModelRejected(Rejected):
+    """The uploaded model can not be used; its session ends, and the live model stays."""
+
+
+class ModelClearlyWorse(Rejected):
+    """On recent data the model does clearly worse than the live one; only `force`, with a reason, activates it."""
+
+
+class ModelUnhealthy(Rejected):
+    """The model that was made live is not served as it was validated."""
+
+
+class ModelNotActivatable(Rejected):
+    """The session is not waiting to be activated."""
+
+
+class UploadIncomplete(Rejected):
+    """Files of the session have not been uploaded yet."""
+
+
+class ActivationInProgress(Rejected):
+    """Another activation is under way; one at a time may change what is live."""
+
+
+class ActivationLost(Rejected):
+    """The activation was given up, or taken over, while it ran."""
+
+
+class NoFallbackModel(Rejected):
+    """There is no model to fall back to."""
+
+
+class NoModelLive(Rejected):
+    """No model is live, or none that can be loaded; the advisor band stands in."""

@@ -22,6 +22,8 @@ class Table(enum.Enum):
     INTERRUPTIONS = "spot_interruption_events"
     SWITCHES = "instance_switches"
     TOKENS = "tokens"
+    MODEL_SESSIONS = "model_upload_sessions"
+    MODEL_SLOTS = "model_slots"
     CLEAN_PRICES = "pricing_snapshots_clean"
     INFERRED_PRICES = "pricing_snapshots_interpolated"
 
