@@ -301,6 +301,7 @@ class AgentProcess:
                 self._drop_link()
             case ShipFinal():
                 kernel.tell(self.instance_id, "ships the final generation of %s", action.handover_id)
+                self._rest(resting=True)
                 self._final = action
                 self._ship()
             case FlushTail():
@@ -345,7 +346,7 @@ class AgentProcess:
                     lambda plane: api.unready(plane, caller, replica_id=replica_id, readiness=readiness),
                     self._concluding(lambda outcome, _: UnreadyAnswered(replica_id, readiness, outcome)),
                 )
-            case Commit(handover_id, basis, readiness, _, held_until):
+            case Commit(handover_id, basis, readiness, _, held_until, lag):
                 tell(self.instance_id, "asks for promotion by %s on %s (%s)", handover_id, basis, readiness)
                 self.world.invariants.check_commit_asked(self.instance_id, handover_id, basis, readiness)
                 self._request(
@@ -357,6 +358,7 @@ class AgentProcess:
                         basis=basis,
                         readiness=readiness,
                         covered_until=held_until,
+                        lag_seconds=lag,
                     ),
                     self._concluding(lambda outcome, epoch: CommitAnswered(handover_id, outcome, epoch)),
                 )
@@ -661,16 +663,16 @@ class AgentProcess:
         link = self.link
         if link is None or link.replica_id != asked.replica_id or link.primary is not self:
             return
-        link.send_to_standby("lease", link.standby.take_lease_ask, link, asked, epoch)
+        link.send_to_standby("lease", link.standby.take_lease_ask, link, asked, epoch, self.kernel.now)
 
-    def take_lease_ask(self, link: Link, asked: AskLease, epoch: int) -> None:
+    def take_lease_ask(self, link: Link, asked: AskLease, epoch: int, sent_at: float) -> None:
         """At the standby: its loop answers, or nobody does."""
-        # A process that has not shipped anything yet takes readiness back first; it says nothing of how close it is.
-        if isinstance(self.state, Standby) and self.state.granting and link.primary.has_shipped:
-            self.world.last_heard_at[link.primary.instance_id] = self.kernel.now
+        heard_at = self.world.last_heard_at
+        if isinstance(self.state, Standby) and self.state.granting:
+            heard_at[link.primary.instance_id] = max(heard_at.get(link.primary.instance_id, 0.0), sent_at)
         number = self.world.next_number()
         self._asks[number] = (link, asked)
-        self._unless_gone(self._take, LeaseAsked(request=number, epoch=epoch))
+        self._unless_gone(self._take, LeaseAsked(number, epoch, asked.request, asked.lag_seconds))
 
     @property
     def _asks(self) -> dict[int, tuple[Link, AskLease]]:
@@ -687,11 +689,6 @@ class AgentProcess:
     def take_lease_answer(self, asked: AskLease, granted: bool) -> None:
         if self.machine.boot_clock - asked.asked_at <= LEASE_ANSWER_SECONDS or self.paused:
             self._unless_gone(self._take, LeaseAnswered(asked.replica_id, asked.request, asked.asked_at, granted))
-
-    @property
-    def has_shipped(self) -> bool:
-        """Whether this process knows of a generation that its standby holds."""
-        return self._covered is not None
 
     def _start_fails(self) -> bool:
         return self.world.weather.hits("fail", "start")

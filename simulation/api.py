@@ -161,7 +161,14 @@ def progress(
 
 
 def commit(
-    plane: Plane, caller: Caller, *, handover_id: str, basis: Basis, readiness: int, covered_until: str | None
+    plane: Plane,
+    caller: Caller,
+    *,
+    handover_id: str,
+    basis: Basis,
+    readiness: int,
+    covered_until: str | None,
+    lag_seconds: float | None,
 ) -> int:
     """Answers the new epoch."""
     return replication.commit_handover(
@@ -173,6 +180,7 @@ def commit(
         basis=basis,
         readiness=readiness,
         covered_until=None if covered_until is None else datetime.fromisoformat(covered_until),
+        lag_seconds=lag_seconds,
     ).epoch
 
 

@@ -150,7 +150,7 @@ class Receiver:
         number = next(self._numbers)
         waiting: queue.SimpleQueue[AnswerLease] = queue.SimpleQueue()
         self._asks[number] = waiting
-        self._emit(LeaseAsked(request=number, epoch=ask.epoch))
+        self._emit(LeaseAsked(request=number, epoch=ask.epoch, asked=ask.request_id, lag_seconds=ask.lag_seconds))
         if self._peer is None:
             self.answer(AnswerLease(number, granted=False, reason=_NO_STANDBY))
         try:

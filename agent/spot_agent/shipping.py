@@ -146,7 +146,11 @@ class Shipper:
             link.close()
 
     def ship_final(self, final: ShipFinal) -> None:
-        """Ship the last generation of a handover next, if there is a link."""
+        """Ship the last generation of a handover next, if there is a link, and rest after it.
+
+        A workload that was stopped need not be frozen, and nothing may follow its last generation either.
+        """
+        self.rest(resting=True)
         with self._changed:
             if self._link is not None:
                 self._final = final
@@ -184,7 +188,13 @@ class Shipper:
         generation = shipped.generation if shipped is not None else 0
         try:
             reply = link.ask_lease(
-                LeaseAsk(request_id=ask.request, replica_id=ask.replica_id, epoch=epoch, generation=generation),
+                LeaseAsk(
+                    request_id=ask.request,
+                    replica_id=ask.replica_id,
+                    epoch=epoch,
+                    generation=generation,
+                    lag_seconds=ask.lag_seconds,
+                ),
                 timeout_seconds=_LEASE_ANSWER_SECONDS,
             )
         except LinkDown as error:

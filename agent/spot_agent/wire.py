@@ -115,13 +115,14 @@ def progress(
 
 def commit(asked: Commit, *, epoch: int) -> dict[str, Any]:
     """A standby asks for promotion."""
-    return {
+    body = {
         "epoch": epoch,
         "basis": asked.basis,
         "readiness": asked.readiness,
         "generation": asked.generation,
         "covered_until": asked.covered_until,
     }
+    return body if asked.lag_seconds is None else {**body, "lag_seconds": asked.lag_seconds}
 
 
 def parse_registered(answer: Mapping[str, Any]) -> Registered:

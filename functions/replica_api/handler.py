@@ -112,6 +112,7 @@ def commit_handover(agent_id: AgentId, handover_id: HandoverId, body: CommitRequ
         basis=body.basis,
         readiness=body.readiness,
         covered_until=body.covered_until,
+        lag_seconds=body.lag_seconds,
     )
     return HandoverAnswer.of(agent)
 

@@ -203,6 +203,7 @@ class ControlRig:
                     basis=commit.basis,
                     readiness=commit.readiness,
                     covered_until=commit.covered_until,
+                    lag_seconds=commit.lag_seconds,
                 )
                 return HandoverAnswer.of(promoted)
             case ["handovers", handover_id, "abort"]:

@@ -188,6 +188,21 @@ def test_a_standby_that_no_longer_holds_it_is_sent_everything_again(rig: Shippin
     wait_until(lambda: (rig.there / "file").read_bytes() == b"content", 20)
 
 
+def test_nothing_follows_a_final_generation_even_where_nothing_had_to_be_frozen(rig: ShippingRig) -> None:
+    rig.rounds(3)
+    rig.shipper.ship_final(ShipFinal("replica", "handover", 4))
+    wait_until(lambda: rig.received[-1].final_for == "handover", 20)
+    (rig.here / "file").write_bytes(b"CONTENT")
+    link = rig.shipper._link
+    assert link is not None
+    rig.shipper._drop(link)  # a new link would be shipped to at once
+    wait_until(lambda: rig.shipper._link not in (None, link), 20)
+    time.sleep(0.5)
+    assert rig.received[-1].final_for == "handover"
+    image = rig.receiver.image
+    assert image is not None and image.final_for == "handover"
+
+
 def test_after_a_handover_that_was_given_up_a_generation_says_that_the_primary_went_on(rig: ShippingRig) -> None:
     rig.rounds(3)
     rig.shipper.rest(resting=True)

@@ -109,14 +109,14 @@ def a_handover(agent: Registration) -> str:
     return a_token_for(agent, STANDBY)
 
 
-def commit(agent: Registration, token: str) -> Answered:
+def commit(agent: Registration, token: str, **changes: Any) -> Answered:
     body = {
         "epoch": 1,
         "basis": "final-generation",
         "readiness": 1,
         "generation": 3,
         "covered_until": datetime.now(UTC).isoformat(),
-    }
+    } | changes
     return agent.call("POST", "/handovers/h-1/commit", body, token=token)
 
 
@@ -133,6 +133,20 @@ def test_a_standby_that_commits_is_the_primary_of_the_next_epoch(agent: Registra
         "POST", "/heartbeat", {"epoch": 2, "role": "primary", "serving": True, "healthy": True}, token=standby
     )
     assert (told.status, told.body["role"]) == (200, "primary")
+
+
+@pytest.mark.parametrize(("said", "is_breach"), [({"lag_seconds": 0.4}, False), ({}, True)])
+def test_the_switch_records_the_lag_that_the_standby_tells_and_a_breach_where_it_tells_none(
+    agent: Registration, said: dict[str, float], is_breach: bool
+) -> None:
+    standby = a_handover(agent)
+    put(Table.AGENTS, agent.agent_id, handover_primary_dead=True)
+    answer = commit(agent, standby, basis="primary-dead", **said)
+    assert answer.status == 200, answer.body
+    switch = wiring.records().switch(agent.agent_id, "0000000002")
+    assert switch is not None
+    assert switch.rpo_breached == is_breach
+    assert said.get("lag_seconds", switch.rpo_seconds) == switch.rpo_seconds
 
 
 def test_a_primary_that_aborts_first_stays_the_primary(agent: Registration) -> None:

@@ -27,6 +27,8 @@ KEPT_SEEDS = (
     2102,
     2916,
     3382,
+    15156,
+    18461,
 )
 
 KEPT_PLANS = {
@@ -112,5 +114,30 @@ KEPT_PLANS = {
             Fault("death", 11.2, "primary"),
         ),
         39.4,
+    ),
+    "a standby that is linked to again is sent nothing over its final generation": Plan(
+        15156,
+        True,
+        (
+            Fault("fail", 2.58, "quiesce", 3.18, 0.7),
+            Fault("notice", 5.13, "primary"),
+            Fault("notice", 5.13, "standby"),
+            Fault("pause-agent", 5.13, "primary", 5.74),
+            Fault("partition", 6.4, "standby control-plane", 8.06),
+            Fault("wall-jump", 9.01, "control-plane"),
+        ),
+        43.85,
+    ),
+    "the control plane's clock is set back before a fall back": Plan(
+        18461,
+        True,
+        (
+            Fault("strike-pause", 0.0, "*:commit traffic moved", 0.47, rival="death"),
+            Fault("strike-pause", 0.0, "*:commit promote", 0.99, rival="abort"),
+            Fault("operator-promote", 6.78),
+            Fault("strike-kill", 19.86, "agent:AskLease", 2.49, nth=2),
+            Fault("wall-jump", 27.65, "control-plane"),
+        ),
+        32.24,
     ),
 }

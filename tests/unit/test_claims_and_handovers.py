@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spot_optimizer.domain import claims, handover, pools, replicas
-from spot_optimizer.domain.agents import Agent, HandoverState, Urgency
+from spot_optimizer.domain.agents import Agent, HandoverState, InstanceRole, Urgency
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.replicas import Replica, ReplicaState
 from spot_optimizer.domain.signals import Signal, SignalType, check_termination_time, from_eventbridge
-from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.domain.writes import Table, Transaction
 from spot_optimizer.errors import (
     ConditionFailed,
     HandoverNotOpen,
@@ -73,6 +73,7 @@ def promotion(agent: Agent, replica: Replica, **changes: object) -> Transaction:
         "basis": Basis.FINAL_GENERATION,
         "readiness": 1,
         "covered_until": NOON,
+        "lag_seconds": 0.4,
         "now": NOON,
     }
     return handover.promote(agent, replica, **(values | changes))  # type: ignore[arg-type]
@@ -225,13 +226,39 @@ def test_a_replica_that_syncs_takes_over_only_behind_a_proven_death() -> None:
     assert not handover.may_take_over(a_replica(status=ReplicaState.LAUNCHING), primary_dead=True)
 
 
-def test_a_promotion_further_behind_than_promised_is_recorded_as_a_breach() -> None:
+@pytest.mark.parametrize(
+    ("replica", "asked", "rpo_seconds", "is_breach"),
+    [
+        (a_ready_replica(), {"lag_seconds": 0.4}, 0.4, False),
+        (a_ready_replica(), {"lag_seconds": 2.0}, 2.0, False),
+        (a_ready_replica(), {"lag_seconds": 7.5}, 7.5, True),
+        # A version that does not say how far behind it was; or one that could not know.
+        (a_ready_replica(lag_seconds=0.1), {"lag_seconds": None, "now": NOON + timedelta(seconds=1)}, 1.0, True),
+        (a_ready_replica(lag_seconds=3.5), {"lag_seconds": None, "now": NOON + timedelta(seconds=1)}, 3.5, True),
+        # While a replica is not ready, its primary serves without its lease.
+        (a_replica(readiness=1), {"lag_seconds": 0.1, "now": NOON + timedelta(seconds=9)}, 9.0, True),
+        (a_ready_replica(), {"basis": Basis.FINAL_GENERATION, "lag_seconds": None}, 0.0, False),
+        (a_ready_replica(), {"basis": Basis.FINAL_GENERATION, "lag_seconds": 7.5}, 0.0, False),
+    ],
+)
+def test_what_a_promotion_may_miss_is_recorded_and_is_a_breach_beyond_what_is_promised(
+    replica: Replica, asked: dict[str, object], rpo_seconds: float, is_breach: bool
+) -> None:
     agent = an_agent_in_handover(handover_primary_dead=True)
-    replica = a_ready_replica(lag_seconds=7.5)
     records = tables(agent, replica)
-    records.commit(promotion(agent, replica, basis=Basis.PRIMARY_DEAD))
+    records.commit(promotion(agent, replica, **({"basis": Basis.PRIMARY_DEAD} | asked)))
     switch = records.switch(agent.agent_id, "0000000002")
-    assert switch is not None and switch.rpo_breached and switch.rpo_seconds == 7.5
+    assert switch is not None
+    assert (switch.rpo_seconds, switch.rpo_breached) == (rpo_seconds, is_breach)
+
+
+@pytest.mark.parametrize("lost_seconds", [0.0, 60.0])
+def test_a_fall_back_is_a_breach_whatever_the_clocks_say(lost_seconds: float) -> None:
+    agent = an_agent(claim_epoch=1, claim_attempt=1, claim_open=True)
+    former = an_instance(instance_id=STANDBY, role=InstanceRole.RETIRED_PENDING)
+    change = handover.fall_back(agent, former, attempt=1, lost_seconds=lost_seconds, now=NOON)
+    (switch,) = (change.put for change in change.changes if change.table is Table.SWITCHES)
+    assert (switch["rpo_seconds"], switch["rpo_breached"]) == (lost_seconds, True)
 
 
 def test_a_replica_in_handover_can_not_be_ended() -> None:

@@ -89,6 +89,7 @@ def commit(plane: FakePlane, **changes: object) -> int:
         "basis": Basis.FINAL_GENERATION,
         "readiness": 1,
         "covered_until": NOON,
+        "lag_seconds": 0.4,
     }
     promoted = replication.commit_handover(plane, AGENT, str(agent.handover_id), **(values | changes))  # type: ignore[arg-type]
     return promoted.epoch

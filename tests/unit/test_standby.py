@@ -19,6 +19,7 @@ from spot_optimizer.domain.protocol import (
     Event,
     GenerationCommitted,
     LeaseAsked,
+    LinkChanged,
     OrdersReceived,
     Outcome,
     Remember,
@@ -134,6 +135,25 @@ def test_no_clock_drift_lets_two_serve(slow: float, fast: float, wire: float) ->
     primary_killed = asked + lease.LEASE_SECONDS / (1 - slow) + lease.FENCE_LATENCY_SECONDS
     standby_asks = granted + (lease.safe_after(0.0)) / (1 + fast)
     assert standby_asks >= primary_killed
+
+
+@given(st.permutations([(1, 0.5), (2, 1.5), (3, 2.5)]))
+def test_it_says_how_far_behind_it_was_by_the_primarys_last_question_on_the_link(
+    questions: list[tuple[int, float]],
+) -> None:
+    agent = a_ready_standby()
+    agent.sees(LinkChanged("rep-1", up=True))
+    agent.sees(*(LeaseAsked(10 + asked, 1, asked, lag_seconds) for asked, lag_seconds in questions))
+    agent.sees(LeaseAsked(20, 2, 9, 9.5))  # not its primary's
+    (commit,) = of(Commit, agent.is_told(orders(handover=a_handover(primary_dead=True))))
+    assert commit.lag_seconds == 2.5
+
+
+def test_on_a_new_link_questions_are_counted_anew_and_one_that_does_not_say_leaves_it_unknown() -> None:
+    agent = a_ready_standby()
+    agent.sees(LeaseAsked(2, 1, 7, 0.5), LinkChanged("rep-1", up=True), LeaseAsked(3, 1, 1))
+    (commit,) = of(Commit, agent.is_told(orders(handover=a_handover(primary_dead=True))))
+    assert commit.lag_seconds is None
 
 
 def test_the_final_generation_is_followed_by_the_promotion_at_once() -> None:

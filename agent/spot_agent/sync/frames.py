@@ -81,8 +81,11 @@ class Header:
     def seconds(self, name: str) -> float:
         value = self._fields.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
-            raise ProtocolViolated(f"{name!r} must be seconds since the epoch")
+            raise ProtocolViolated(f"{name!r} must be seconds, from 0 to below 1e12")
         return float(value)
+
+    def optional_seconds(self, name: str) -> float | None:
+        return None if self._fields.get(name) is None else self.seconds(name)
 
     def flag(self, name: str) -> bool:
         value = self._fields.get(name)

@@ -72,12 +72,14 @@ class LeaseAsk:
         replica_id: The standby that is asked.
         epoch: The primary's epoch.
         generation: Number of the newest generation that the primary knows to be committed; 0 for none.
+        lag_seconds: How far behind the standby is by the primary's word; None if it does not say (version before).
     """
 
     request_id: int
     replica_id: str
     epoch: int
     generation: int
+    lag_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,7 @@ class PrimaryLink:
             "replica_id": ask.replica_id,
             "epoch": ask.epoch,
             "generation": ask.generation,
+            "lag_seconds": ask.lag_seconds,
         }
         frame = self._converse(fields, "reply", timeout_seconds)
         try:
@@ -697,6 +700,7 @@ class StandbyListener:
             replica_id=header.text("replica_id"),
             epoch=header.number("epoch"),
             generation=header.number("generation"),
+            lag_seconds=header.optional_seconds("lag_seconds"),
         )
         reply = self._on_lease_ask(ask)
         return Frame(

@@ -360,8 +360,27 @@ def test_a_damaged_image_is_not_confirmed(primary: Primary, standby: Standby, li
 # --- leases and signs of life ----------------------------------------------------------------------------------------
 
 
-def an_ask(number: int) -> LeaseAsk:
-    return LeaseAsk(request_id=number, replica_id="replica", epoch=1, generation=number)
+def an_ask(number: int, *, lag_seconds: float | None = None) -> LeaseAsk:
+    return LeaseAsk(request_id=number, replica_id="replica", epoch=1, generation=number, lag_seconds=lag_seconds)
+
+
+def test_an_ask_says_how_far_behind_the_standby_is_and_the_version_before_need_not(
+    standby: Standby, link: PrimaryLink
+) -> None:
+    asked: list[LeaseAsk] = []
+
+    def note(ask: LeaseAsk) -> LeaseReply:
+        asked.append(ask)
+        return LeaseReply(ask.request_id, granted=True, reason="", generation=ask.generation)
+
+    standby.listener._on_lease_ask = note
+    link.ask_lease(an_ask(1, lag_seconds=0.25), timeout_seconds=5)
+    link.ask_lease(an_ask(2), timeout_seconds=5)
+    channel = standby.raw(channel="control")
+    fields = {"type": "ask", "id": 3, "replica_id": "replica", "epoch": 1, "generation": 3}
+    channel.send(Frame(fields), deadline=soon())
+    assert channel.receive(deadline=soon()).kind == "reply"
+    assert [ask.lag_seconds for ask in asked] == [0.25, None, None]
 
 
 def test_leases_are_answered_while_a_large_generation_is_under_way(

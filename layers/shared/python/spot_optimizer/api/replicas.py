@@ -126,6 +126,11 @@ class CommitRequest(Body):
     readiness: Number
     generation: Number
     covered_until: Moment | None = None
+    lag_seconds: Seconds | None = Field(
+        default=None,
+        description="How far behind the standby was when it last heard its primary. Without it, the loss counts as "
+        "unbounded.",
+    )
 
 
 class AbortRequest(Body):

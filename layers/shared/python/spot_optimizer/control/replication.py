@@ -210,6 +210,7 @@ def commit_handover(
     basis: Basis,
     readiness: int,
     covered_until: datetime | None,
+    lag_seconds: float | None,
 ) -> Agent:
     """Promote the standby that asks. Asking again after success gives the same answer.
 
@@ -244,6 +245,7 @@ def commit_handover(
             basis=basis,
             readiness=readiness,
             covered_until=covered_until,
+            lag_seconds=lag_seconds,
             now=plane.clock(),
         )
         try:

@@ -156,6 +156,7 @@ def promote(
     basis: Basis,
     readiness: int,
     covered_until: datetime | None,
+    lag_seconds: float | None,
     now: datetime,
 ) -> Transaction:
     """The promotion: the one write that moves an agent to its next epoch.
@@ -171,6 +172,7 @@ def promote(
             given again must not pass. A final generation needs none: its primary is frozen until the handover ends, and
             may have been about to take readiness back when it froze.
         covered_until: The old primary's state up to here is on the standby.
+        lag_seconds: How far behind the standby was when it last heard its primary; None if it can not tell.
         now: When.
 
     Raises:
@@ -196,8 +198,9 @@ def promote(
             f"replica {replica.replica_id} is '{replica.status}' at readiness {replica.readiness}; the promotion was "
             f"asked for at readiness {readiness}"
         )
-    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, now=now)
-    unprotected = basis is not Basis.FINAL_GENERATION and replica.status is not ReplicaState.READY
+    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, lag_seconds=lag_seconds, now=now)
+    promised = agent.sync_interval_seconds * SYNC_INTERVALS_PROMISED
+    vouched_for = basis is Basis.FINAL_GENERATION or _is_vouched_for(replica, lag_seconds)
     replica_conditions: dict[str, Condition] = {"status": Equals(replica.status), "readiness": Equals(readiness)}
     if basis is Basis.FINAL_GENERATION:
         replica_conditions = {"status": OneOf(HELD_STATES)}
@@ -265,7 +268,7 @@ def promote(
                     "basis": basis,
                     "switched_at": now,
                     "rpo_seconds": lost_seconds,
-                    "rpo_breached": unprotected or lost_seconds > SYNC_INTERVALS_PROMISED * agent.sync_interval_seconds,
+                    "rpo_breached": not vouched_for or lost_seconds > promised,
                 },
             ),
         ),
@@ -283,23 +286,27 @@ def switch_id_for(epoch: int) -> str:
     return f"{epoch:010d}"
 
 
-def rpo_seconds(replica: Replica, *, basis: Basis, covered_until: datetime | None, now: datetime) -> float:
-    """How much of the primary's time can be missing on the standby, at most.
+def rpo_seconds(
+    replica: Replica, *, basis: Basis, covered_until: datetime | None, lag_seconds: float | None, now: datetime
+) -> float:
+    """How much of the primary's time can be missing on the standby, up to when it last heard its primary.
 
-    A handover with a final generation misses nothing. From a ready standby it is the primary's lag as last reported:
-    what came after that can not be known, so the reported lag is the estimate that is recorded, and never less than
-    what the standby says. Nothing bounds what a replica that was not ready misses, but the time since.
+    A handover with a final generation misses nothing. A ready standby was told how far behind it is with each question
+    for the lease, and without a lease its primary serves nothing. Where nobody can tell (the replica was not ready; the
+    standby, or its primary, had just been restarted, or speaks the version before), nothing bounds it but the time
+    since.
     """
     if basis is Basis.FINAL_GENERATION:
         return 0.0
-    last = covered_until or replica.covered_until
-    lag = replica.lag_seconds or 0.0
-    if replica.status is not ReplicaState.READY:
-        return max(lag, (now - (last or replica.created_at)) / timedelta(seconds=1), 0.0)
-    if last is None:
-        return lag
-    reported = replica.covered_until or last
-    return max(lag, (reported - last) / timedelta(seconds=1), 0.0)
+    if lag_seconds is not None and _is_vouched_for(replica, lag_seconds):
+        return lag_seconds
+    since = covered_until or replica.covered_until or replica.created_at
+    return max(replica.lag_seconds or 0.0, (now - since) / timedelta(seconds=1), 0.0)
+
+
+def _is_vouched_for(replica: Replica, lag_seconds: float | None) -> bool:
+    """Whether the lag that a standby tells bounds what it misses: while it is not ready, its primary needs no lease."""
+    return replica.status is ReplicaState.READY and lag_seconds is not None
 
 
 FALL_BACK = "fall-back"
@@ -310,12 +317,13 @@ def fall_back(agent: Agent, former: Instance, *, attempt: int, lost_seconds: flo
     """Make a former primary the primary again, because the present one is dead and no replica is left.
 
     Its copy is older than what the dead one may have acknowledged, and it is all there is: the alternative is `lost`.
+    It is always recorded as a breach, for nothing bounds what is missing.
 
     Args:
         agent: The agent as read, its primary proven dead.
         former: A retired instance that lives and keeps its data.
         attempt: The failover attempt that acts; its claim must still be open.
-        lost_seconds: How long its copy has not been the newest; recorded.
+        lost_seconds: How long its copy has not been the newest, by clocks that may differ; recorded.
         now: When.
     """
     return Transaction(
@@ -371,7 +379,7 @@ def fall_back(agent: Agent, former: Instance, *, attempt: int, lost_seconds: flo
                     "basis": FALL_BACK,
                     "switched_at": now,
                     "rpo_seconds": lost_seconds,
-                    "rpo_breached": lost_seconds > SYNC_INTERVALS_PROMISED * agent.sync_interval_seconds,
+                    "rpo_breached": True,
                 },
             ),
         ),

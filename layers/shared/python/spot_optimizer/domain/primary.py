@@ -431,6 +431,11 @@ class _Turn:
     def _close_behind(self) -> bool:
         return self.now - self.state.covered_until <= LAG_INTERVALS * self.state.sync_interval_seconds
 
+    @property
+    def _lag_seconds(self) -> float:
+        """How far behind the standby is; infinite while this process knows of nothing that it holds."""
+        return round(max(self.now - self.state.covered_until, 0.0), 3)
+
     def _ask_lease(self) -> None:
         state = self.state
         wanted = state.bound is not None or self._close_behind
@@ -439,7 +444,8 @@ class _Turn:
             return
         unanswered = state.unanswered_since if state.unanswered_since is not None else self.now
         self.put(request=state.request + 1, asked_at=self.now, unanswered_since=unanswered)
-        self.do(AskLease(state.standby.replica_id, self.state.request, self.now))
+        lag_seconds = None if state.covered_until == NEVER else self._lag_seconds
+        self.do(AskLease(state.standby.replica_id, self.state.request, self.now, lag_seconds))
 
     def _give_or_take_back_readiness(self) -> None:
         state = self.state
@@ -489,7 +495,7 @@ class _Turn:
             ReportReady(
                 state.bound,
                 state.readiness,
-                lag_seconds=round(max(self.now - state.covered_until, 0.0), 3),
+                lag_seconds=self._lag_seconds,
                 covered_until=state.covered_until_wall,
                 generation=state.generation,
             )

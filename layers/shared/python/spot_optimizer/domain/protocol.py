@@ -84,10 +84,18 @@ class LeaseAnswered:
 
 @dataclass(frozen=True, slots=True)
 class LeaseAsked:
-    """Standby: the primary of `epoch` asks for the lease."""
+    """Standby: the primary of `epoch` asks for the lease.
+
+    Attributes:
+        request: What the answer refers to.
+        asked: The primary's own number of the question, rising on one link.
+        lag_seconds: How far behind the standby was when that was sent, by the primary's word; None if it did not say.
+    """
 
     request: int
     epoch: int
+    asked: int = 0
+    lag_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,11 +294,16 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class AskLease:
-    """Primary: ask the standby for the lease; answers `LeaseAnswered`, or nothing."""
+    """Primary: ask the standby for the lease; answers `LeaseAnswered`, or nothing.
+
+    Attributes:
+        lag_seconds: How far behind the standby is, as far as this process knows; None if it does not.
+    """
 
     replica_id: str
     request: int
     asked_at: float
+    lag_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +317,10 @@ class AnswerLease:
 
 @dataclass(frozen=True, slots=True)
 class ShipFinal:
-    """Primary: quiesce, take the final generation of this handover, ship it; answers `Covered` or `ShippingFailed`."""
+    """Primary: quiesce, take the final generation of this handover, ship it; answers `Covered` or `ShippingFailed`.
+
+    Nothing is shipped after it until the next `Start` or `Thaw`: one that follows says that the primary went on.
+    """
 
     replica_id: str
     handover_id: str
@@ -332,13 +348,18 @@ class ReportUnready:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Standby: ask for promotion; answers `CommitAnswered`."""
+    """Standby: ask for promotion; answers `CommitAnswered`.
+
+    Attributes:
+        lag_seconds: How far behind its primary it was when that was last heard; None if nobody told it.
+    """
 
     handover_id: str
     basis: Basis
     readiness: int
     generation: int
     covered_until: str | None
+    lag_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

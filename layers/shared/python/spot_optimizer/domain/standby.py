@@ -69,6 +69,8 @@ class Standby:
             have
             granted a moment before.
         heard_at: When the primary last asked.
+        asked: Number of its last question on this link that was granted; an earlier one that comes late is no news.
+        lag_seconds: How far behind it was when the primary sent that question; None if it was not told.
         generation: The last generation that is durable here, 0 for none.
         final_for: The handover whose final generation is durable here.
         commit_in_flight: A promotion was asked for and has not been answered.
@@ -86,6 +88,8 @@ class Standby:
     refused_at_readiness: int = -1
     granted_at: float = NEVER
     heard_at: float | None = None
+    asked: int = 0
+    lag_seconds: float | None = None
     generation: int = 0
     covered_until: str | None = None
     final_for: str | None = None
@@ -137,14 +141,14 @@ class _Turn:
                 return Retired(epoch=current_epoch, last_beat=self.state.last_beat, restore=self.state.generation > 0)
             case CommitAnswered():
                 return self._take_commit_answer(event)
-            case LeaseAsked(request, epoch):
-                self._answer_lease(request, epoch)
+            case LeaseAsked():
+                self._answer_lease(event)
             case GenerationCommitted():
                 self._take_generation(event)
             case LinkChanged(_, up):
                 # A connection counts as hearing from the primary; the loss of one does not: silence has its own clock.
-                if up and self.state.heard_at is not None:
-                    self.put(heard_at=self.now)
+                if up:
+                    self.put(asked=0, heard_at=None if self.state.heard_at is None else self.now)
             case NoticeRead(deadline):
                 self.put(notice_deadline=deadline)
             case _:
@@ -176,14 +180,18 @@ class _Turn:
             self.do(Remember(granting=True))
         return None
 
-    def _answer_lease(self, request: int, epoch: int) -> None:
-        if epoch != self.state.epoch:
-            self.do(AnswerLease(request, granted=False, reason=f"this standby follows epoch {self.state.epoch}"))
-        elif not self.state.granting:
+    def _answer_lease(self, event: LeaseAsked) -> None:
+        state, request = self.state, event.request
+        if event.epoch != state.epoch:
+            self.do(AnswerLease(request, granted=False, reason=f"this standby follows epoch {state.epoch}"))
+            return
+        if not state.granting:
             self.do(AnswerLease(request, granted=False, reason="this standby is asking for promotion"))
-        else:
-            self.put(granted_at=self.now, heard_at=self.now)
-            self.do(AnswerLease(request, granted=True, reason=""))
+            return
+        self.put(granted_at=self.now, heard_at=self.now)
+        if event.asked >= state.asked:
+            self.put(asked=event.asked, lag_seconds=event.lag_seconds)
+        self.do(AnswerLease(request, granted=True, reason=""))
 
     def _take_generation(self, event: GenerationCommitted) -> None:
         if event.generation < self.state.generation:
@@ -302,7 +310,8 @@ class _Turn:
         if refused_at != self.state.refused_at_readiness:
             self.do(Remember(refused_at_readiness=refused_at))
         self.put(commit_in_flight=True, refused_at_readiness=refused_at)
-        self.do(Commit(handover_id, basis, readiness, self.state.generation, self.state.covered_until))
+        state = self.state
+        self.do(Commit(handover_id, basis, readiness, state.generation, state.covered_until, state.lag_seconds))
 
     def _set_pace(self) -> None:
         state = self.state
