@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -52,8 +53,8 @@ def killed_before_disk_event(number: int, action: Callable[[], None]) -> bool:
     Returns:
         Whether it died; False means that the action was done before.
     """
-    child = os.fork()
-    if child == 0:
+
+    def watch_the_disk() -> None:
         left = number
 
         def count(event: str, _: tuple[Any, ...]) -> None:
@@ -64,7 +65,40 @@ def killed_before_disk_event(number: int, action: Callable[[], None]) -> bool:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(count)
+
+    return killed(watch_the_disk, action)
+
+
+def killed_at_byte(number: int, action: Callable[[], None]) -> bool:
+    """Run an action in a process that the kernel kills when it has written so many bytes into any one file."""
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (number, number))
+
+    return killed(limit_files, action)
+
+
+def killed_after(seconds: float, action: Callable[[], None]) -> bool:
+    """Run an action in a process that is sent SIGKILL after a while, whatever it is doing then."""
+
+    def die_later() -> None:
+        def kill() -> None:
+            time.sleep(seconds)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
+
+    return killed(die_later, action)
+
+
+def killed(prepare: Callable[[], None], action: Callable[[], None]) -> bool:
+    """Run an action in a process of its own, after `prepare`; whether something killed it."""
+    child = os.fork()
+    if child == 0:
         try:
+            prepare()
             action()
             os._exit(0)
         finally:
@@ -134,8 +168,12 @@ class Standby:
         store.apply_pending(check_all=True)
 
 
+_CRASHES = 250  # of each kind of generation: 500 in all
+
+
 @pytest.mark.parametrize("first", [True, False], ids=["the first generation", "a later generation"])
-def test_dying_before_any_touch_of_the_disk_leaves_one_complete_generation(first: bool) -> None:
+def test_dying_at_250_random_points_leaves_one_complete_generation_each_time(first: bool) -> None:
+    chance = random.Random(f"crash {first}")
     with a_folder() as folder:
         pair = Pair(folder)
         pair.here.mkdir()
@@ -149,27 +187,50 @@ def test_dying_before_any_touch_of_the_disk_leaves_one_complete_generation(first
         newest = pair.number
         pictures[newest] = picture(pair.here)
         standby = Standby(pair)
-        seen = []
-        for touch in range(1, 10_000, 5):
+
+        def take() -> None:
+            standby.take(frames)
+
+        began = time.monotonic()
+        standby.start_over()
+        assert not killed(lambda: None, take)
+        whole_seconds = time.monotonic() - began
+        standby.start_over()
+        touches = 1
+        while killed_before_disk_event(touches, take):
             standby.start_over()
-            if not killed_before_disk_event(touch, lambda: standby.take(frames)):
-                break
+            touches *= 2
+        held: list[tuple[int, int]] = []
+        crashes = dict.fromkeys(("event", "byte", "moment"), 0)
+        while sum(crashes.values()) < _CRASHES:
+            standby.start_over()
+            way = chance.choice(("event", "event", "event", "byte", "moment"))
+            touch = chance.randrange(1, touches)
+            if way == "event":
+                died = killed_before_disk_event(touch, take)
+            elif way == "byte":
+                died = killed_at_byte(chance.randrange(200_000), take)
+            else:
+                died = killed_after(chance.uniform(0, whole_seconds), take)
+            if not died:
+                continue
+            crashes[way] += 1
             # And once more, while it recovers.
-            killed_before_disk_event(1 + touch % 23, standby.recover)
+            killed_before_disk_event(chance.randrange(1, 25), standby.recover)
             store = standby.open()
             current = store.current()
-            seen.append(0 if current is None else current.number)
             if current is None:
                 assert first
                 assert store.manifest() is None
             else:
                 assert picture(standby.image) == pictures[current.number]
                 store.verify()
-        else:
-            pytest.fail("it never came to an end")
-        assert seen == sorted(seen), "once committed, a generation is never lost again"
-        assert {seen[0], seen[-1]} == {newest - 1, newest}
-        assert len(seen) > 20
+            if way == "event":
+                held.append((touch, 0 if current is None else current.number))
+        assert all(crashes.values())
+        numbers = [number for _, number in sorted(held)]
+        assert numbers == sorted(numbers), "once committed, a generation is never lost again"
+        assert {numbers[0], numbers[-1]} == {newest - 1, newest}
 
 
 @pytest.fixture
