@@ -251,8 +251,10 @@ def test_a_standby_killed_at_random_moments_always_holds_a_complete_generation(f
     pictures: dict[int, Picture] = {}
     acknowledged = number = 0
 
-    def keep_shipping(port: int) -> None:
+    def keep_shipping(port: int, killer: threading.Timer, *, after: int) -> None:
+        """Ship until the standby is dead; it is killed a moment after so many acknowledgements."""
         nonlocal acknowledged, number
+        acknowledgements = 0
         link = PrimaryLink.connect(
             Peer("127.0.0.1", port, standby.certificate),
             identity=primary,
@@ -264,14 +266,17 @@ def test_a_standby_killed_at_random_moments_always_holds_a_complete_generation(f
         )
         try:
             while True:
+                if acknowledgements >= after and killer.ident is None:
+                    killer.start()
                 edit(here, chance)
                 number += 1
                 pictures[number] = picture(here)
                 acknowledged = link.ship(source.take(number, epoch=1, held=link.held), timeout_seconds=20).number
+                acknowledgements += 1
         finally:
             link.close()
 
-    for _ in range(6):
+    for after in (0, 1, 0, 3, 2, 4):
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.agent.sync.standby_process", str(folder)],
             stdout=subprocess.PIPE,
@@ -279,13 +284,12 @@ def test_a_standby_killed_at_random_moments_always_holds_a_complete_generation(f
         )
         assert process.stdout is not None
         port = int(process.stdout.readline())
-        killer = threading.Timer(chance.uniform(0.02, 0.4), process.kill)
-        killer.start()
+        killer = threading.Timer(chance.uniform(0, 0.05), process.kill)
         try:
             with pytest.raises(LinkDown):
-                keep_shipping(port)
+                keep_shipping(port, killer, after=after)
         finally:
-            killer.join()
+            process.kill()
             process.wait()
             process.stdout.close()
         store = GenerationStore.open(folder / "store", WatchedPaths.of([there]))
@@ -296,7 +300,7 @@ def test_a_standby_killed_at_random_moments_always_holds_a_complete_generation(f
             assert acknowledged <= current.number <= number
             assert picture(there) == pictures[current.number]
             store.verify()
-    assert acknowledged > 6
+    assert acknowledged >= 10
 
 
 def edit(here: Path, chance: random.Random) -> None:
