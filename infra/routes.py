@@ -30,6 +30,12 @@ REPLICA_API: Final = (
     "POST /api/agents/{agent_id}/termination-imminent",
 )
 
+SNAPSHOT_API: Final = (
+    "POST /api/agents/{agent_id}/snapshots",
+    "POST /api/agents/{agent_id}/snapshots/{snapshot_id}/complete",
+    "GET /api/agents/{agent_id}/snapshots/latest",
+)
+
 OPERATOR_API: Final = (
     "GET /api/clients",
     "POST /api/clients",

@@ -8,6 +8,7 @@ from typing import Any
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption, Switch
 from spot_optimizer.domain.pools import Pool
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.snapshots import KEPT_FOR, Snapshot, SnapshotKind
 from spot_optimizer.domain.tokens import Token, TokenKind
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -158,3 +159,25 @@ def a_token(**changes: Any) -> Token:
         "instance_id": PRIMARY,
     }
     return Token(**(values | changes))
+
+
+def a_snapshot(**changes: Any) -> Snapshot:
+    """The first base of `an_agent`'s primary."""
+    values: dict[str, Any] = {
+        "agent_id": AGENT,
+        "snapshot_id": "0000000001-0000000000000001",
+        "kind": SnapshotKind.BASE,
+        "epoch": 1,
+        "generation": 1,
+        "instance_id": PRIMARY,
+        "base_id": "0000000001-0000000000000001",
+        "previous_id": None,
+        "taken_at": NOON,
+        "completed_at": NOON,
+        "frozen": False,
+        "root_hash": "0" * 64,
+        "size_bytes": 10,
+        "state_bytes": 20,
+        "expires_at": NOON + KEPT_FOR,
+    }
+    return Snapshot(**(values | changes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
@@ -9,6 +11,10 @@ from constructs import Construct
 from infra.constructs.function import Function
 from infra.constructs.nag import acknowledge
 from infra.settings import Settings
+
+#: How long S3 keeps a snapshot's object; `spot_optimizer.domain.snapshots` has the reasons, and a test compares them.
+BASE_DAYS: Final = 11
+DELTA_DAYS: Final = 9
 
 
 class SnapshotsBucket(Construct):
@@ -40,6 +46,11 @@ class SnapshotsBucket(Construct):
             server_access_logs_bucket=access_log,
             lifecycle_rules=[
                 s3.LifecycleRule(id="forget-log-tails", prefix="log-tails/", expiration=Duration.days(30)),
+                *(
+                    # named for what the domain promises of them; the longer one is the base's, which its deltas need
+                    s3.LifecycleRule(id=f"forget-{kind}s", prefix=f"snapshots/{kind}s/", expiration=Duration.days(days))
+                    for kind, days in (("base", BASE_DAYS), ("delta", DELTA_DAYS))
+                ),
                 s3.LifecycleRule(
                     id="forget-what-was-replaced",
                     noncurrent_version_expiration=Duration.days(7),

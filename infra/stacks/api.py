@@ -58,15 +58,18 @@ class ApiStack(Stack):
         authorize = self._function("Authorize", timeout_seconds=5, memory_megabytes=512)
         agent_api = self._function("AgentApi", timeout_seconds=15, memory_megabytes=512)
         replica_api = self._function("ReplicaApi", timeout_seconds=15, memory_megabytes=512)
+        snapshot_api = self._function("SnapshotApi", timeout_seconds=25, memory_megabytes=512)
         operator_api = self._function("OperatorApi", timeout_seconds=15, memory_megabytes=512)
         self._allow_authorize(authorize)
         self._allow_agent_api(agent_api)
         self._allow_replica_api(replica_api)
+        self._allow_snapshot_api(snapshot_api)
         self._allow_operator_api(operator_api)
 
         api = PublicApi(self, "Api", settings=settings, authorize=authorize)
         api.serve(routes.AGENT_API, by=agent_api)
         api.serve(routes.REPLICA_API, by=replica_api)
+        api.serve(routes.SNAPSHOT_API, by=snapshot_api)
         api.serve(routes.OPERATOR_API, by=operator_api)
         api.serve_anyone(
             routes.OPEN,
@@ -136,6 +139,13 @@ class ApiStack(Stack):
         # a promotion without a word from the primary rests on EC2's word that it is dead
         allow_looking(function, "DescribeInstances")
         allow_terminating(function)
+
+    def _allow_snapshot_api(self, function: Function) -> None:
+        data = self._data
+        data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.state_snapshots.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        # it signs for agents what it may do itself; a head to see the size is a kind of reading
+        data.snapshots.allow(function, "PutObject", "GetObject", prefix="snapshots")
 
     def _allow_reconciling_traffic(self, function: Function) -> None:
         # traffic follows a promotion at once, by the function that alone may move it

@@ -22,7 +22,8 @@ class DataStack(Stack):
         replicas: Instances being prepared to take over.
         interruptions: Every signal, and what was done about it.
         switches: Every promotion.
-        snapshots: State and log tails.
+        state_snapshots: Complete snapshots of state, and how they follow each other.
+        snapshots: The bucket of state and log tails.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
@@ -82,6 +83,14 @@ class DataStack(Stack):
             indexes=(Index("pool-index", hash_key="pool_id", range_key="detected_at"),),
         )
         self.switches = Table(self, "InstanceSwitches", settings=settings, hash_key="agent_id", range_key="switch_id")
+        self.state_snapshots = Table(
+            self,
+            "StateSnapshots",
+            settings=settings,
+            hash_key="agent_id",
+            range_key="snapshot_id",
+            expires_by="expires_at",
+        )
         self.snapshots = SnapshotsBucket(self, "Snapshots", settings=settings)
 
         CfnOutput(self, "ClientsTable", value=self.clients.name, description="For the first operator's token")
@@ -100,5 +109,6 @@ class DataStack(Stack):
             "REPLICAS_TABLE": self.replicas.name,
             "INTERRUPTIONS_TABLE": self.interruptions.name,
             "SWITCHES_TABLE": self.switches.name,
+            "STATE_SNAPSHOTS_TABLE": self.state_snapshots.name,
             "SNAPSHOTS_BUCKET": self.snapshots.name,
         }

@@ -23,6 +23,7 @@ TABLES: dict[str, tuple[str, str | None, tuple[tuple[str, str, str | None], ...]
     "REPLICAS_TABLE": ("agent_id", "replica_id", ()),
     "INTERRUPTIONS_TABLE": ("agent_id", "event_id", (("pool-index", "pool_id", "detected_at"),)),
     "SWITCHES_TABLE": ("agent_id", "switch_id", ()),
+    "STATE_SNAPSHOTS_TABLE": ("agent_id", "snapshot_id", ()),
 }
 
 ENVIRONMENT: dict[str, str] = {setting: f"test-{setting.removesuffix('_TABLE').lower()}" for setting in TABLES}

@@ -18,6 +18,7 @@ from functions.agent_api import handler as agent_api
 from functions.authorize import handler as authorize
 from functions.operator_api import handler as operator_api
 from functions.replica_api import handler as replica_api
+from functions.snapshot_api import handler as snapshot_api
 from local.identity import IdentitySigner
 from spot_optimizer import bootstrap, wiring
 from spot_optimizer.domain.tokens import OperatorRole
@@ -31,6 +32,7 @@ STANDBY = "i-0bbbbbbbbbbbbbbb2"
 KEY = "primary-key-of-at-least-32-characters"
 
 _OPERATOR_PATHS = re.compile(r"^/api/(health|openapi\.json|clients|tokens)")
+_SNAPSHOT_PATHS = re.compile(r"^/api/agents/[^/]+/snapshots")
 _REPLICA_PATHS = re.compile(r"^/api/agents/[^/]+/(replicas|handovers|create-emergency-replica|termination-imminent)")
 
 
@@ -101,6 +103,8 @@ class Http:
             router = operator_api
         elif _REPLICA_PATHS.match(path):
             router = replica_api
+        elif _SNAPSHOT_PATHS.match(path):
+            router = snapshot_api
         answer = router.handle(request, self.context)
         found = {
             name.lower(): value if isinstance(value, str) else value[0]

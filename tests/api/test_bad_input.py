@@ -703,3 +703,61 @@ def test_an_instance_may_raise_an_alarm_about_itself_only(agent: Registration, h
     body = {"instance_id": "i-0ddddddddddddddd4", "termination_time": datetime.now(UTC).isoformat()}
     answer = agent.call("POST", "/termination-imminent", body, token=presented)
     assert answer.status in (403, 404)
+
+
+A_PART = {"number": 1, "size_bytes": 5, "sha256": "A" * 43 + "="}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"epoch": -1}, "epoch"),
+        ({"generation": "one"}, "generation"),
+        ({"previous_id": "the last one"}, "previous_id"),
+        ({"upload_id": "a b"}, "upload_id"),
+        ({"parts": []}, "parts"),
+        ({"parts": [A_PART] * 101}, "parts"),
+        ({"parts": [A_PART | {"number": 0}]}, "parts.0.number"),
+        ({"parts": [A_PART | {"number": 10_001}]}, "parts.0.number"),
+        ({"parts": [A_PART | {"size_bytes": 0}]}, "parts.0.size_bytes"),
+        ({"parts": [A_PART | {"size_bytes": 2**29 + 1}]}, "parts.0.size_bytes"),
+        ({"parts": [A_PART | {"sha256": "00"}]}, "parts.0.sha256"),
+        ({"key": "snapshots/of/another"}, "key"),
+    ],
+)
+def test_a_malformed_snapshot_is_422_and_named(agent: Registration, change: dict[str, Any], field: str) -> None:
+    answer = agent.call("POST", "/snapshots", {"epoch": 1, "generation": 1, "parts": [A_PART]} | change)
+    assert (answer.status, answer.problem) == (422, "InvalidRequest")
+    assert answer.body["field"].startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"root_hash": "nothing"}, "root_hash"),
+        ({"taken_at": "noon"}, "taken_at"),
+        ({"taken_at": "2026-01-01T00:00:00"}, "taken_at"),
+        ({"frozen": "yes"}, "frozen"),
+        ({"parts": [A_PART | {"etag": "e", "number": 2}]}, ""),
+        ({"parts": [A_PART]}, "parts.0.etag"),
+    ],
+)
+def test_a_malformed_completion_is_422_and_named(agent: Registration, change: dict[str, Any], field: str) -> None:
+    body = {
+        "epoch": 1,
+        "generation": 1,
+        "upload_id": "u",
+        "taken_at": "2026-01-01T00:00:00Z",
+        "root_hash": "0" * 64,
+        "state_bytes": 1,
+        "parts": [A_PART | {"etag": "e"}],
+    }
+    answer = agent.call("POST", "/snapshots/0000000001-0000000000000001/complete", body | change)
+    assert (answer.status, answer.problem) == (422, "InvalidRequest")
+    assert answer.body["field"].startswith(field)
+
+
+def test_a_moment_without_a_zone_is_422(agent: Registration) -> None:
+    answer = agent.call("GET", "/snapshots/latest", query={"at": "2026-01-01T00:00:00"})
+    assert (answer.status, answer.problem) == (422, "InvalidRequest")
+    assert answer.body["field"].startswith("at")

@@ -11,6 +11,7 @@ from spot_optimizer.domain.gaps import InferredRow
 from spot_optimizer.domain.model_sessions import ModelSession, Slots
 from spot_optimizer.domain.prices import CleanRow
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.tokens import Token
 from spot_optimizer.domain.writes import Change, Table, Transaction, holds
 from spot_optimizer.errors import AgentUnknown, ConditionFailed, InstanceUnknown, ReplicaUnknown
@@ -24,6 +25,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.TOKENS: ("token_id",),
     Table.MODEL_SESSIONS: ("session_id",),
     Table.MODEL_SLOTS: ("model",),
+    Table.SNAPSHOTS: ("agent_id", "snapshot_id"),
     Table.CLEAN_PRICES: ("pool_id", "bucket_start"),
     Table.INFERRED_PRICES: ("pool_id", "bucket_start"),
 }
@@ -36,6 +38,7 @@ VALUES: dict[Table, Callable[..., Any]] = {
     Table.TOKENS: Token,
     Table.MODEL_SESSIONS: ModelSession,
     Table.MODEL_SLOTS: Slots,
+    Table.SNAPSHOTS: Snapshot,
     Table.CLEAN_PRICES: CleanRow,
     Table.INFERRED_PRICES: InferredRow,
 }
@@ -59,7 +62,7 @@ class FakeRecords:
         self.before_commit: Callable[[Transaction], None] = lambda _: None
         self.after_commit: Callable[[Transaction], None] = lambda _: None
 
-    def put(self, *values: Agent | Replica | Instance | Interruption | Switch | Token) -> FakeRecords:
+    def put(self, *values: Agent | Replica | Instance | Interruption | Switch | Token | Snapshot) -> FakeRecords:
         """Set rows as they are, without conditions."""
         for value in values:
             table = next(table for table, make in VALUES.items() if make is type(value))
@@ -110,6 +113,14 @@ class FakeRecords:
     def token(self, token_id: str) -> Token | None:
         token: Token | None = self._read(Table.TOKENS, token_id)
         return token
+
+    def snapshot(self, agent_id: str, snapshot_id: str) -> Snapshot | None:
+        snapshot: Snapshot | None = self._read(Table.SNAPSHOTS, agent_id, snapshot_id)
+        return snapshot
+
+    def snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
+        keys = sorted(key for key in self.rows[Table.SNAPSHOTS] if key[0] == agent_id)
+        return tuple(self._read(Table.SNAPSHOTS, *key) for key in keys)
 
     def commit(self, transaction: Transaction) -> None:
         self.before_commit(transaction)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.infra.conftest import Deployment, as_list
 
-FUNCTIONS = ("Authorize", "AgentApi", "ReplicaApi", "OperatorApi", "FailOverRole", "PrepareReplicaRole")
+FUNCTIONS = ("Authorize", "AgentApi", "ReplicaApi", "SnapshotApi", "OperatorApi", "FailOverRole", "PrepareReplicaRole")
 
 #: Actions for which AWS knows no narrower resource, or whose resource does not exist before the call.
 UNBOUNDED = (
@@ -59,7 +59,7 @@ def test_the_authorizer_only_reads(dev: Deployment) -> None:
     assert {action for action in allowed if not action.startswith(("logs:", "xray:"))} == {"dynamodb:GetItem"}
 
 
-@pytest.mark.parametrize("function", ["Authorize", "AgentApi", "OperatorApi"])
+@pytest.mark.parametrize("function", ["Authorize", "AgentApi", "SnapshotApi", "OperatorApi"])
 def test_what_agents_and_operators_write_to_directly_never_touches_ec2(dev: Deployment, function: str) -> None:
     touching = {action for action in actions(dev.statements(f"{function}Role")) if action.startswith("ec2:")}
     assert all(action.startswith("ec2:Describe") for action in touching)
@@ -119,11 +119,33 @@ def test_a_state_machine_invokes_its_function_and_no_other(dev: Deployment, mach
     assert resource["Fn::GetAtt"][0].startswith(f"{function}Function")
 
 
-def test_objects_are_written_below_one_prefix_only(dev: Deployment) -> None:
-    for statement in dev.all_statements():
-        if any(action.startswith("s3:") for action in as_list(statement["Action"])):
-            assert as_list(statement["Action"]) == ["s3:PutObject"]
-            assert all("/log-tails/*" in resource for resource in resources(statement))
+@pytest.mark.parametrize(
+    ("function", "allowed", "prefix"),
+    [("AgentApi", {"s3:PutObject"}, "log-tails"), ("SnapshotApi", {"s3:GetObject", "s3:PutObject"}, "snapshots")],
+)
+def test_objects_are_reached_below_one_prefix_only(
+    dev: Deployment, function: str, allowed: set[str], prefix: str
+) -> None:
+    reaching = [
+        statement
+        for statement in dev.statements(f"{function}Role")
+        if any(action.startswith("s3:") for action in as_list(statement["Action"]))
+    ]
+    assert actions(reaching) == allowed
+    assert all(f"/{prefix}/*" in resource for statement in reaching for resource in resources(statement))
+
+
+def test_nobody_else_reaches_objects(dev: Deployment) -> None:
+    reaching = statements_for(dev.all_statements(), "s3:PutObject") + statements_for(
+        dev.all_statements(), "s3:GetObject"
+    )
+    of_two = [
+        statement
+        for function in ("AgentApi", "SnapshotApi")
+        for statement in dev.statements(f"{function}Role")
+        if any(action.startswith("s3:") for action in as_list(statement["Action"]))
+    ]
+    assert all(statement in of_two for statement in reaching)
 
 
 def test_only_the_preparation_of_a_replica_derives_join_tokens(dev: Deployment) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from spot_optimizer.domain import snapshots
 from tests.infra.conftest import Deployment
 
 KEYS = {
@@ -15,6 +18,7 @@ KEYS = {
     "ReplicaInstances": ("agent_id", "replica_id"),
     "SpotInterruptionEvents": ("agent_id", "event_id"),
     "InstanceSwitches": ("agent_id", "switch_id"),
+    "StateSnapshots": ("agent_id", "snapshot_id"),
 }
 
 
@@ -43,7 +47,10 @@ def test_every_index_carries_whole_rows(dev: Deployment) -> None:
             assert index["Projection"] == {"ProjectionType": "ALL"}
 
 
-@pytest.mark.parametrize(("table", "attribute"), [("Tokens", "expires_at"), ("Heartbeats", "forget_at")])
+@pytest.mark.parametrize(
+    ("table", "attribute"),
+    [("Tokens", "expires_at"), ("Heartbeats", "forget_at"), ("StateSnapshots", "expires_at")],
+)
 def test_rows_that_expire_are_forgotten(dev: Deployment, table: str, attribute: str) -> None:
     expiry = dev.only("AWS::DynamoDB::Table", table)["TimeToLiveSpecification"]
     assert expiry == {"AttributeName": attribute, "Enabled": True}
@@ -87,3 +94,17 @@ def test_snapshots_survive_being_overwritten_and_old_ones_go(dev: Deployment) ->
     rules = bucket["LifecycleConfiguration"]["Rules"]
     assert any("NoncurrentVersionExpiration" in rule and "AbortIncompleteMultipartUpload" in rule for rule in rules)
     assert all(rule["Status"] == "Enabled" for rule in rules)
+
+
+def test_a_base_is_kept_longer_than_its_deltas_and_both_longer_than_their_rows(dev: Deployment) -> None:
+    bucket = dev.only("AWS::S3::Bucket", "SnapshotsBucket")
+    kept = {
+        rule["Prefix"]: timedelta(days=rule["ExpirationInDays"])
+        for rule in bucket["LifecycleConfiguration"]["Rules"]
+        if rule.get("Prefix", "").startswith("snapshots/")
+    }
+    bases, deltas = (kept[f"{snapshots.prefix(kind)}/"] for kind in snapshots.SnapshotKind)
+    assert (bases, deltas) == (snapshots.BASE_OBJECTS_KEPT, snapshots.DELTA_OBJECTS_KEPT)
+    youngest_delta = snapshots.BASE_AFTER + snapshots.BASE_GRACE
+    assert bases > deltas + youngest_delta
+    assert deltas > snapshots.KEPT_FOR

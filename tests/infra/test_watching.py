@@ -21,7 +21,7 @@ def test_every_log_ends(request: pytest.FixtureRequest, stage: str, days: int) -
 def test_every_function_writes_json_to_a_log_of_its_own_and_is_traced(dev: Deployment) -> None:
     functions = dev.properties("AWS::Lambda::Function")
     logs = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()]
-    assert len(set(logs)) == len(functions) == 6
+    assert len(set(logs)) == len(functions) == 7
     for function in functions.values():
         assert function["LoggingConfig"]["LogFormat"] == "JSON"
         assert function["TracingConfig"] == {"Mode": "Active"}

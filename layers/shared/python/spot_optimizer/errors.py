@@ -70,6 +70,10 @@ class CommandUnknown(Rejected):
     """No command with this id is pending for the agent."""
 
 
+class SnapshotUnknown(Rejected):
+    """The agent has no snapshot of that time, or none with this id is being uploaded."""
+
+
 class TokenUnknown(Rejected):
     """No token with this id exists."""
 
@@ -114,6 +118,14 @@ class StaleEpoch(Rejected):
     def __init__(self, message: str, *, current_epoch: int) -> None:
         super().__init__(message)
         self.current_epoch = current_epoch
+
+
+class SnapshotOutOfOrder(Rejected):
+    """The snapshot does not follow the agent's newest one; begin with a base."""
+
+
+class SnapshotIncomplete(Rejected):
+    """Parts of the snapshot are missing, or are not what they were said to be."""
 
 
 class HandoverNotOpen(Rejected):

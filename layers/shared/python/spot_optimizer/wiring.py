@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.reconciling import LambdaReconciling
     from spot_optimizer.adapters.records import DynamoRecords
     from spot_optimizer.adapters.sessions import Clients
+    from spot_optimizer.adapters.snapshot_objects import S3SnapshotObjects
     from spot_optimizer.control.plane import Plane
     from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
 
@@ -197,6 +198,15 @@ def log_tails() -> S3LogTails:
 
     config = settings()
     return S3LogTails(_clients(), bucket=lambda: config.snapshots_bucket)
+
+
+@lru_cache
+def snapshot_objects() -> S3SnapshotObjects:
+    """Where snapshots lie."""
+    from spot_optimizer.adapters.snapshot_objects import S3SnapshotObjects
+
+    config = settings()
+    return S3SnapshotObjects(_clients(), bucket=lambda: config.snapshots_bucket)
 
 
 @lru_cache

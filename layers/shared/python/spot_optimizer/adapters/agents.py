@@ -61,6 +61,9 @@ class AgentRow(Model):
     handover_count = NumberAttribute()
     task_token = UnicodeAttribute(null=True)
     last_failover_at = InstantAttribute(null=True)
+    snapshot_id = UnicodeAttribute(null=True)
+    snapshot_taken_at = InstantAttribute(null=True)
+    snapshot_expires_at = InstantAttribute(null=True)
     lost = BooleanAttribute()
 
 

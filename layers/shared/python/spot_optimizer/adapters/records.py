@@ -12,11 +12,13 @@ from spot_optimizer.adapters.heartbeats import Heartbeats
 from spot_optimizer.adapters.instances import instances_table
 from spot_optimizer.adapters.interruptions import interruptions_table
 from spot_optimizer.adapters.replicas import replicas_table
+from spot_optimizer.adapters.snapshots import snapshots_table
 from spot_optimizer.adapters.switches import switches_table
 from spot_optimizer.adapters.tokens import tokens_table
 from spot_optimizer.adapters.transactions import Writer
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.tokens import Token
 from spot_optimizer.domain.writes import Table, Transaction
 from spot_optimizer.errors import AgentUnknown, InstanceUnknown, ReplicaUnknown
@@ -28,6 +30,7 @@ _BINDINGS: Mapping[Table, Callable[[Database, str], BoundTable[Any]]] = {
     Table.INTERRUPTIONS: interruptions_table,
     Table.SWITCHES: switches_table,
     Table.TOKENS: tokens_table,
+    Table.SNAPSHOTS: snapshots_table,
 }
 
 
@@ -107,6 +110,15 @@ class DynamoRecords:
         """One recorded promotion."""
         switch: Switch | None = self._table(Table.SWITCHES).get(agent_id, switch_id)
         return switch
+
+    def snapshot(self, agent_id: str, snapshot_id: str) -> Snapshot | None:
+        """One complete snapshot."""
+        snapshot: Snapshot | None = self._table(Table.SNAPSHOTS).get(agent_id, snapshot_id)
+        return snapshot
+
+    def snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
+        """All complete snapshots of an agent, by id."""
+        return self._table(Table.SNAPSHOTS).query(agent_id)
 
     def token(self, token_id: str) -> Token | None:
         """One token's row."""

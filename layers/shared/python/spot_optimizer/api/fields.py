@@ -25,10 +25,12 @@ class Answer(BaseModel):
 
 
 _IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9.-]*$"
+_SNAPSHOT = r"^[0-9]{10}-[0-9]{16}$"
 
 AgentId = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
 ReplicaId = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
 HandoverId = Annotated[str, Path(min_length=1, max_length=96, pattern=_IDENTIFIER)]
+SnapshotPath = Annotated[str, Path(pattern=_SNAPSHOT)]
 CommandId = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
 ClientPath = Annotated[str, Path(min_length=1, max_length=40, pattern=_IDENTIFIER)]
 TokenPath = Annotated[str, Path(min_length=1, max_length=64, pattern=_IDENTIFIER)]
@@ -58,6 +60,7 @@ InstanceType = Annotated[str, Field(pattern=r"^[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$
 PoolId = Annotated[str, Field(pattern=r"^[a-z0-9-]{5,40}\.[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
 Zone = Annotated[str, Field(pattern=r"^[a-z0-9-]{5,40}$")]
 Word = Annotated[str, Field(min_length=1, max_length=64, pattern=_IDENTIFIER)]
+SnapshotWord = Annotated[str, Field(pattern=_SNAPSHOT)]
 Address = Annotated[str, Field(pattern=r"^[0-9a-fA-F:.]{2,45}$", examples=["10.0.1.10"])]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Certificate = Annotated[

@@ -72,6 +72,9 @@ class Agent:
         handover_count: Handovers opened so far in this epoch.
         traffic_epoch: The epoch whose primary the traffic path points at; it never falls.
         task_token: Wakes the failover execution that waits on this agent.
+        snapshot_id: The newest complete snapshot; it only goes forwards.
+        snapshot_taken_at: The state up to here is in it, by its primary's clock.
+        snapshot_expires_at: From then on it is not restored any more.
         lost: Every copy of the state is gone.
     """
 
@@ -111,6 +114,9 @@ class Agent:
     handover_count: int = 0
     task_token: str | None = None
     last_failover_at: datetime | None = None
+    snapshot_id: str | None = None
+    snapshot_taken_at: datetime | None = None
+    snapshot_expires_at: datetime | None = None
     lost: bool = False
 
     @property

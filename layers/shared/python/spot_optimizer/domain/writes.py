@@ -24,6 +24,7 @@ class Table(enum.Enum):
     TOKENS = "tokens"
     MODEL_SESSIONS = "model_upload_sessions"
     MODEL_SLOTS = "model_slots"
+    SNAPSHOTS = "state_snapshots"
     CLEAN_PRICES = "pricing_snapshots_clean"
     INFERRED_PRICES = "pricing_snapshots_interpolated"
 
