@@ -13,7 +13,7 @@ SYNTH_OUT := build/cdk.out
 OPENAPI := $(PYTHON) -m functions.operator_api.document
 DEMO := $(PYTHON) -m local.demo
 
-export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/layers/ml/python:$(CURDIR)/agent
+export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/layers/ml/python:$(CURDIR)/agent:$(CURDIR)/cli
 
 .PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo \
         simulate simulate-mutants bench-prices bench-sync bench-decide openapi clean

@@ -10,4 +10,5 @@ compile uv.in -o uv.txt
 compile layer.in -o layer.txt
 compile -c layer.txt agent.in -o agent.txt
 compile -c layer.txt ml.in -o ml.txt
-compile -c layer.txt -c agent.txt -c ml.txt -c uv.txt dev.in -o dev.txt
+compile -c layer.txt -c agent.txt cli.in -o cli.txt
+compile -c layer.txt -c agent.txt -c ml.txt -c cli.txt -c uv.txt dev.in -o dev.txt

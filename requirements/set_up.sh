@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.requirements.sha256
-wanted=$(cat .python-version requirements/dev.txt requirements/uv.txt | sha256sum)
+wanted=$(cat .python-version requirements/dev.txt requirements/uv.txt cli/pyproject.toml | sha256sum)
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
   exit 0
 fi
@@ -60,4 +60,5 @@ if [ -z "$uv" ]; then
 fi
 echo "Installing the hashed requirements ..."
 "$uv" pip install --quiet --python .venv/bin/python --require-hashes -r requirements/dev.txt
+"$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable ./cli
 echo "$wanted" > "$stamp"

@@ -1,0 +1,195 @@
+"""Agents: the protected workloads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from spotctl import watching
+from spotctl.commands.replicas import replica_columns
+from spotctl.failures import Document, NotUnderstood
+from spotctl.screen import Column, Shape, table_of
+from spotctl.session import AgentId, AsJson, AtMost, Session, begin, complete_clients
+from spotctl.words import ago, moment, seconds, state, strong
+
+app = typer.Typer(name="agents", help="Look at the protected workloads, and change how they are looked after.")
+config = typer.Typer(name="config", help="The toggles, and how often state is shipped.")
+app.add_typer(config)
+
+CONFIGURATION = Shape(
+    "Configuration",
+    (
+        Column("auto_switch", "auto_switch", state),
+        Column("auto_replica", "auto_replica", state),
+        Column("manual_replica", "manual_replica", state),
+        Column("sync_interval", "sync_interval_seconds", seconds),
+    ),
+)
+
+
+def agents_shape(session: Session) -> Shape:
+    """A line per agent."""
+    return Shape(
+        "AgentAnswer",
+        (
+            Column("agent", "agent_id", strong, whole=True),
+            Column("name", "name"),
+            Column("client", "client_id"),
+            Column("status", "status", state, whole=True),
+            Column("epoch", "epoch", right=True),
+            Column("primary's pool", "primary_pool_id", whole=True),
+            Column("replica", "active_replica_id", _whether),
+            Column("last heartbeat", "last_heartbeat_at", ago(session.now)),
+        ),
+        nothing="There is no agent yet: the first instance registers with a client's token.",
+    )
+
+
+def agent_shape(session: Session) -> Shape:
+    """All that is known of one agent."""
+    return Shape(
+        "AgentAnswer",
+        (
+            Column("agent", "agent_id", strong),
+            Column("name", "name"),
+            Column("client", "client_id"),
+            Column("status", "status", state),
+            Column("epoch", "epoch"),
+            Column("primary", "primary_instance_id"),
+            Column("in pool", "primary_pool_id"),
+            Column("serving", "serving", state),
+            Column("healthy", "healthy", state),
+            Column("last heartbeat", "last_heartbeat_at", ago(session.now)),
+            Column("agent version", "agent_version"),
+            Column("traffic by", "traffic_adapter"),
+            Column("traffic target", "traffic_target"),
+            Column("traffic epoch", "traffic_epoch"),
+            Column("active replica", "active_replica_id"),
+            Column("replicas so far", "replica_count"),
+            Column("handover", "handover_id"),
+            Column("  is", "handover_state", state),
+            Column("last failover", "last_failover_at", moment),
+            Column("registered", "registered_at", moment),
+            Column("auto switch", "configuration.auto_switch", state),
+            Column("auto replica", "configuration.auto_replica", state),
+            Column("manual replica", "configuration.manual_replica", state),
+            Column("state shipped every", "configuration.sync_interval_seconds", seconds),
+        ),
+    )
+
+
+@app.command("list")
+def list_agents(
+    client_id: Annotated[
+        str | None, typer.Option("--client", help="Only this client's.", autocompletion=complete_clients)
+    ] = None,
+    status: Annotated[
+        list[str] | None,
+        typer.Option("--status", help="Only those: online, offline, failing-over or lost. Can be given several times."),
+    ] = None,
+    at_most: AtMost = None,
+    as_json: AsJson = False,
+) -> None:
+    """List agents: an operator sees all, a client its own."""
+    with begin(as_json=as_json) as session:
+        found = session.api.pages("/api/agents", "agents", at_most=at_most, query={"client_id": client_id})
+        wanted = (agent for agent in found if not status or agent["status"] in status)
+        session.screen.show_list(agents_shape(session), wanted)
+
+
+@app.command("show")
+def show_agent(agent_id: AgentId, as_json: AsJson = False) -> None:
+    """Show an agent, and the replicas it has now."""
+    with begin(as_json=as_json) as session:
+        agent = session.api.get("/api/agents/{agent_id}", agent_id=agent_id)
+        replicas = [
+            replica
+            for replica in session.api.pages("/api/agents/{agent_id}/replicas", "replicas", agent_id=agent_id)
+            if replica["ended_at"] is None and replica["status"] != "promoted"
+        ]
+        if as_json:
+            session.screen.print_json({**agent, "replicas": replicas})
+            return
+        below = [table_of(replica_columns(session), replicas)] if replicas else []
+        session.screen.show(agent_shape(session), agent, below=below)
+
+
+@app.command("watch")
+def watch_agent(
+    agent_id: AgentId,
+    every_seconds: Annotated[float, typer.Option("--every", min=0.2, help="Seconds between two looks.")] = 1.0,
+    until_settled: Annotated[
+        bool,
+        typer.Option(
+            "--until-settled", help="End when no failover is under way any more: 0 if it serves, 9 if it is lost."
+        ),
+    ] = False,
+    within_seconds: Annotated[
+        float | None, typer.Option("--within", min=1, help="Seconds to watch at most.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch an agent live: what it is, how far its standby is, and each step of a failover as it happens.
+
+    With --json, a line per step. Ctrl-C ends it.
+    """
+    with begin(as_json=as_json) as session:
+        watching.watch(
+            session,
+            agent_id,
+            every_seconds=every_seconds,
+            until_settled=until_settled,
+            within_seconds=within_seconds,
+        )
+
+
+@config.command("get")
+def get_config(agent_id: AgentId, as_json: AsJson = False) -> None:
+    """Show an agent's configuration."""
+    with begin(as_json=as_json) as session:
+        session.screen.show(CONFIGURATION, session.api.get("/api/agents/{agent_id}/config", agent_id=agent_id))
+
+
+@config.command("set")
+def set_config(
+    agent_id: AgentId,
+    auto_switch: Annotated[
+        bool | None,
+        typer.Option("--auto-switch/--no-auto-switch", help="Recommendations act by themselves.", show_default=False),
+    ] = None,
+    auto_replica: Annotated[
+        bool | None,
+        typer.Option("--auto-replica/--no-auto-replica", help="Replicas on rising risk.", show_default=False),
+    ] = None,
+    manual_replica: Annotated[
+        bool | None,
+        typer.Option("--manual-replica/--no-manual-replica", help="Operators may create replicas.", show_default=False),
+    ] = None,
+    sync_interval_seconds: Annotated[
+        float | None,
+        typer.Option("--sync-interval", help="Seconds between two generations.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change an agent's configuration; what is not named stays. Emergencies go past every toggle."""
+    with begin(as_json=as_json) as session:
+        changes = _named(
+            auto_switch=auto_switch,
+            auto_replica=auto_replica,
+            manual_replica=manual_replica,
+            sync_interval_seconds=sync_interval_seconds,
+        )
+        if not changes:
+            raise NotUnderstood("nothing is to be changed; expected at least one setting, such as --no-auto-switch")
+        changed = session.api.patch("/api/agents/{agent_id}/config", changes, agent_id=agent_id)
+        session.screen.show(CONFIGURATION, changed)
+
+
+def _named(**values: Any) -> Document:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _whether(value: Any) -> Text:
+    return state("yes" if value else "no")

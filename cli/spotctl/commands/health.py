@@ -1,0 +1,23 @@
+"""Whether the control plane can do its work."""
+
+from __future__ import annotations
+
+from spotctl.screen import Column, Shape
+from spotctl.session import AsJson, begin
+from spotctl.words import state
+
+HEALTH = Shape(
+    "HealthAnswer",
+    (
+        Column("api", "status", state),
+        Column("stage", "stage"),
+        Column("version", "version"),
+        Column("tables", "checks.tables", state),
+    ),
+)
+
+
+def health(as_json: AsJson = False) -> None:
+    """Tell whether the API is up. Needs an address, and no token."""
+    with begin(as_json=as_json) as session, session.open_api() as api:
+        session.screen.show(HEALTH, api.get("/api/health"))

@@ -1,0 +1,52 @@
+"""`spotctl`: the commands, joined."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from spotctl import __version__
+from spotctl.commands import agents, clients, emergencies, health, replicas, signing, tokens
+from spotctl.failures import ExitCode
+
+EXIT_CODES = "\n\n".join(["Exit codes:", *(f"{int(code)}  {code.meaning}" for code in ExitCode)])
+
+app = typer.Typer(
+    name="spotctl",
+    help="Look after stateful workloads on EC2 Spot.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"spotctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell the version.")
+    ] = False,
+) -> None:
+    """Look after stateful workloads on EC2 Spot."""
+
+
+app.command("sign-in", rich_help_panel="Begin")(signing.sign_in)
+app.command("sign-out", rich_help_panel="Begin")(signing.sign_out)
+app.command("health", rich_help_panel="Begin")(health.health)
+app.add_typer(agents.app, rich_help_panel="Workloads")
+app.add_typer(replicas.app, rich_help_panel="Workloads")
+app.add_typer(emergencies.app, rich_help_panel="Workloads")
+app.add_typer(clients.app, rich_help_panel="Tenants")
+app.add_typer(tokens.app, rich_help_panel="Tenants")
+
+
+def main() -> None:
+    """The command `spotctl`."""
+    app(prog_name="spotctl")
