@@ -98,9 +98,7 @@ def complete_clients() -> list[tuple[str, str]]:
     return _completed("/api/clients", "clients", "client_id", "name")
 
 
-AsJson = Annotated[
-    bool, typer.Option("--json", help="JSON, for machines; problems too, on stderr.")
-]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, for machines; problems too, on stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at most; all without.")]
 AgentId = Annotated[

@@ -102,7 +102,7 @@ def watch(
     every_seconds: float,
     until_settled: bool,
     within_seconds: float | None,
-    beyond_epoch: int | None = None,
+    since: Document | None = None,
 ) -> None:
     """Watch an agent until Ctrl-C, or until it has settled.
 
@@ -112,7 +112,8 @@ def watch(
         every_seconds: Between two looks.
         until_settled: End when no failover is under way any more.
         within_seconds: How long at most.
-        beyond_epoch: Settled is only what has left this epoch behind, or has aborted.
+        since: The agent before its handover was asked for: settled is only what has left its epoch behind, or has
+            aborted a later handover.
 
     Raises:
         Unfinished: The agent is lost, the handover was aborted, or it took too long.
@@ -120,7 +121,6 @@ def watch(
     """
     begun = time.monotonic()
     latest = look(session, agent_id)
-    first_handover = latest["handover_id"] if latest["handover_state"] != "open" else None
     steps: list[tuple[datetime, str]] = []
     screen = session.screen
     live = Live(console=screen.err, auto_refresh=False, transient=False) if _is_live(session) else None
@@ -128,7 +128,7 @@ def watch(
         live.start()
         live.update(_view(latest, steps, None), refresh=True)
     try:
-        while not (until_settled and _settled(latest, beyond_epoch, first_handover)):
+        while not (until_settled and _settled(latest, since)):
             if within_seconds is not None and time.monotonic() - begun > within_seconds:
                 raise Unfinished("Still under way", f"{agent_id} is '{latest['status']}' after {within_seconds:.0f} s")
             time.sleep(every_seconds)
@@ -151,7 +151,7 @@ def watch(
     finally:
         if live is not None:
             live.stop()
-    _conclude(session, latest, beyond_epoch)
+    _conclude(session, latest, since)
 
 
 def look(session: Session, agent_id: str) -> Document:
@@ -161,25 +161,23 @@ def look(session: Session, agent_id: str) -> Document:
     return {**agent, "replicas": list(replicas)}
 
 
-def _settled(latest: Document, beyond_epoch: int | None, first_handover: str | None) -> bool:
+def _settled(latest: Document, since: Document | None) -> bool:
     if latest["status"] == "lost":
         return True
     if latest["status"] == "failing-over":
         return False
-    if beyond_epoch is None:
+    if since is None or latest["epoch"] > since["epoch"]:
         return bool(latest["serving"])
-    if latest["epoch"] > beyond_epoch:
-        return bool(latest["serving"])
-    return bool(latest["handover_state"] == "aborted" and latest["handover_id"] != first_handover)
+    return bool(latest["handover_state"] == "aborted" and latest["handover_id"] != since["handover_id"])
 
 
-def _conclude(session: Session, latest: Document, beyond_epoch: int | None) -> None:
+def _conclude(session: Session, latest: Document, since: Document | None) -> None:
     """Say how it ended."""
     if session.screen.as_json:
         session.screen.print_json_line({"settled": latest["status"], "epoch": latest["epoch"]})
     if latest["status"] == "lost":
         raise Unfinished("Lost", f"every copy of {latest['agent_id']} is gone, or EC2 cannot say that one lives")
-    if beyond_epoch is not None and latest["epoch"] <= beyond_epoch:
+    if since is not None and latest["epoch"] == since["epoch"]:
         raise Unfinished(
             "Not handed over", f"the handover was aborted; {latest['primary_instance_id']} serves on, nothing was lost"
         )

@@ -31,17 +31,22 @@ class ServedApi:
 
     Attributes:
         instead: Status, headers and body of the next answers, in order; the handlers answer when there is none left.
+        one_at_a_time: Held while the handlers work; who plays an agent beside the command line holds it too.
     """
 
     url: str
     asked: list[Asked] = field(default_factory=list)
     instead: list[tuple[int, dict[str, str], bytes]] = field(default_factory=list)
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
+
+    def calls(self, method: str) -> list[Asked]:
+        """What was asked with this method."""
+        return [asked for asked in self.asked if asked.method == method]
 
 
 @contextmanager
 def serve(http: Http) -> Iterator[ServedApi]:
     """Serve the handlers on a free port."""
-    one_at_a_time = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -57,14 +62,14 @@ def serve(http: Http) -> Iterator[ServedApi]:
                 self.send(*api.instead.pop(0))
                 return
             token = headers.pop("authorization", "").removeprefix("Bearer ") or None
-            with one_at_a_time:
+            with api.one_at_a_time:
                 answered = http.call(
                     asked.method, asked.path, text or None, token=token, headers=headers, query=asked.query
                 )
             content = b"" if answered.body is None else json.dumps(answered.body).encode()
             self.send(answered.status, {"content-type": answered.headers.get("content-type", "")}, content)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = answer
+        do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 -- the names that http.server calls
 
         def send(self, status: int, headers: dict[str, str], content: bytes) -> None:
             self.send_response(status)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import pytest
@@ -8,74 +7,8 @@ import pytest
 from spotctl import signing_in
 from spotctl.failures import NotSignedIn, NotUnderstood
 from spotctl.signing_in import SignIn
-from tests.api.conftest import Http
-from tests.cli.conftest import Spotctl
-from tests.cli.served import ServedApi
 
 TOKEN = "spo_operator_0123456789abcdef0123_" + "5e" * 32
-
-
-@pytest.fixture
-def stranger(spotctl: Spotctl) -> Spotctl:
-    """Nothing in the environment, nothing kept."""
-    spotctl.environment |= {"SPOTCTL_API_URL": None, "SPOTCTL_TOKEN": None}
-    return spotctl
-
-
-def test_signing_in_keeps_what_later_commands_use(
-    stranger: Spotctl, served: ServedApi, http: Http, tmp_path: Path
-) -> None:
-    ended = stranger("sign-in", served.url, say=f"{http.admin}\n")
-    assert ended.status == 0, ended.err
-    assert "stage test" in ended.err
-    file = tmp_path / "config" / "spotctl" / "sign-in.json"
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert [left.name for left in file.parent.iterdir()] == ["sign-in.json"]
-    assert stranger("agents", "list", "--json").document[0]["client_id"] == "acme"
-
-
-def test_the_token_is_never_shown_or_passed_on_the_command_line(
-    stranger: Spotctl, served: ServedApi, http: Http
-) -> None:
-    ended = stranger("sign-in", served.url, "--json", say=f"{http.admin}\n")
-    secret = http.admin.rpartition("_")[2]
-    assert secret not in ended.out + ended.err
-    assert ended.document["token_id"] in http.admin
-
-
-def test_a_clients_token_signs_in_too(stranger: Spotctl, served: ServedApi, http: Http) -> None:
-    assert stranger("sign-in", served.url, say=f"{http.client_token}\n").status == 0
-    assert len(stranger("agents", "list", "--json").document) == 1
-    assert stranger("clients", "list").status == 4
-
-
-def test_a_token_that_is_not_in_force_is_not_kept(stranger: Spotctl, served: ServedApi, tmp_path: Path) -> None:
-    ended = stranger("sign-in", served.url, say=f"{TOKEN}\n")
-    assert ended.status == 3
-    assert "unknown or was revoked" in ended.err
-    assert not (tmp_path / "config" / "spotctl" / "sign-in.json").exists()
-
-
-@pytest.mark.parametrize("given", ["", "\n", "hello\n", "spo_agent_1_2\n"])
-def test_what_is_no_token_of_a_person_is_refused_before_anything_is_asked(
-    stranger: Spotctl, served: ServedApi, given: str
-) -> None:
-    assert stranger("sign-in", served.url, say=given).status == 2
-    assert served.asked == []
-
-
-def test_signing_out_forgets(stranger: Spotctl, served: ServedApi, http: Http) -> None:
-    stranger("sign-in", served.url, say=f"{http.admin}\n")
-    assert "Signed out" in stranger("sign-out").err
-    assert "Nobody" in stranger("sign-out").err
-    assert stranger("agents", "list").status == 3
-
-
-def test_the_environment_goes_before_what_was_kept(stranger: Spotctl, served: ServedApi, http: Http) -> None:
-    stranger("sign-in", served.url, say=f"{http.admin}\n")
-    stranger.environment["SPOTCTL_TOKEN"] = http.client_token
-    assert stranger("clients", "list").status == 4
 
 
 def test_a_kept_token_is_never_presented_to_another_api(tmp_path: Path) -> None:

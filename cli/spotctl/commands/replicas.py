@@ -157,7 +157,7 @@ def promote_replica(
             every_seconds=LOOK_EVERY_SECONDS,
             until_settled=True,
             within_seconds=within_seconds,
-            beyond_epoch=agent["epoch"],
+            since=agent,
         )
 
 

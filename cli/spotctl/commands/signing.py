@@ -24,8 +24,8 @@ def sign_in(
 ) -> None:
     """Keep the API's address and a token, after trying them.
 
-    The token is asked for, or read from stdin when that is no terminal; it is never an argument, which others could see.
-    It is kept with mode 0600 in $XDG_CONFIG_HOME/spotctl (~/.config/spotctl). SPOTCTL_API_URL and SPOTCTL_TOKEN in the
+    The token is asked for, or read from stdin when that is no terminal; never an argument, which others could see. It
+    is kept with mode 0600 in $XDG_CONFIG_HOME/spotctl (~/.config/spotctl). SPOTCTL_API_URL and SPOTCTL_TOKEN in the
     environment go before it.
     """
     with begin(as_json=as_json) as session:
