@@ -682,11 +682,9 @@ def compare(watched: WatchedPaths, manifest: Manifest, *, read_files: bool) -> N
     for key, entry in found.others.items():
         if _facts(entry) != _facts(manifest.get(key)):
             raise ImageDamaged(f"{key}: not what the generation says")
-    for key, status in found.files.items():
+    for key, found_as in found.files.items():
         expected = manifest.file(key)
-        seen = Entry(
-            Kind.FILE, status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_size
-        )
+        seen = Entry(Kind.FILE, found_as.mode, found_as.uid, found_as.gid, found_as.mtime_ns, found_as.size)
         if expected is None or _facts(seen) != _facts(expected):
             raise ImageDamaged(f"{key}: not what the generation says")
         if read_files:
