@@ -39,8 +39,9 @@ from spot_agent.sync.blocks import (
     block_count,
     choose_block_size,
     hash_block,
+    hash_blocks,
     next_data,
-    zero_hash,
+    zero_hashes,
 )
 from spot_agent.sync.channel import wait_until
 from spot_agent.sync.errors import GenerationUnsound, PathNotWatchable
@@ -718,11 +719,7 @@ class _Reading:
         hashes: list[bytes] = []
         sent = self._sent.get(key)
         for offset, content, length in _segments(descriptor, status, block_size, reference):
-            if content is None:
-                found = _zero_hashes(length, block_size)
-            else:
-                view = memoryview(content)
-                found = [hash_block(view[at : at + block_size]) for at in range(0, len(view), block_size)]
+            found = zero_hashes(length, block_size) if content is None else hash_blocks(memoryview(content), block_size)
             first = offset // block_size
             states = _states(found, length, block_size)
             if reference is not None or sent is not None:
@@ -816,14 +813,9 @@ def _segments(
         offset += length
 
 
-def _zero_hashes(length: int, block_size: int) -> list[bytes]:
-    whole, rest = divmod(length, block_size)
-    return [zero_hash(block_size)] * whole + ([zero_hash(rest)] if rest else [])
-
-
 def _states(found: list[bytes], length: int, block_size: int) -> list[int]:
     """For each block whether it has to go as data, or is zero."""
-    zeros = _zero_hashes(length, block_size)
+    zeros = zero_hashes(length, block_size)
     if len(zeros) != len(found):  # the file was cut off while it was read; it is read again
         zeros = [b""] * len(found)
     return [_ZERO if digest == zero else _DATA for digest, zero in zip(found, zeros, strict=True)]
