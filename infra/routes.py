@@ -36,14 +36,6 @@ SNAPSHOT_API: Final = (
     "GET /api/agents/{agent_id}/snapshots/latest",
 )
 
-PRICE_API: Final = (
-    "POST /api/agents/{agent_id}/pricing",
-    "GET /api/pools",
-    "GET /api/pools/{pool_id}/prices",
-    "GET /api/pools/{pool_id}/quality",
-    "POST /api/pools/{pool_id}/gaps/fill",
-)
-
 OPERATOR_API: Final = (
     "GET /api/clients",
     "POST /api/clients",

@@ -22,10 +22,6 @@ TABLES: dict[str, tuple[str, str | None, tuple[tuple[str, str, str | None], ...]
     "INSTANCES_TABLE": ("instance_id", None, (("agent-index", "agent_id", None), ("client-index", "client_id", None))),
     "REPLICAS_TABLE": ("agent_id", "replica_id", ()),
     "INTERRUPTIONS_TABLE": ("agent_id", "event_id", (("pool-index", "pool_id", "detected_at"),)),
-    "POOLS_TABLE": ("pool_id", None, (("listing-index", "listing", "pool_id"),)),
-    "PRICING_SUBMISSIONS_RAW_TABLE": ("submitter", "kept_under", ()),
-    "PRICING_SNAPSHOTS_CLEAN_TABLE": ("pool_id", "bucket_start", ()),
-    "PRICING_SNAPSHOTS_INTERPOLATED_TABLE": ("pool_id", "bucket_start", ()),
     "SWITCHES_TABLE": ("agent_id", "switch_id", ()),
     "STATE_SNAPSHOTS_TABLE": ("agent_id", "snapshot_id", ()),
 }

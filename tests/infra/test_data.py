@@ -19,10 +19,6 @@ KEYS = {
     "SpotInterruptionEvents": ("agent_id", "event_id"),
     "InstanceSwitches": ("agent_id", "switch_id"),
     "StateSnapshots": ("agent_id", "snapshot_id"),
-    "Pools": ("pool_id", None),
-    "PricingSubmissionsRaw": ("submitter", "kept_under"),
-    "PricingSnapshotsClean": ("pool_id", "bucket_start"),
-    "PricingSnapshotsInterpolated": ("pool_id", "bucket_start"),
 }
 
 
@@ -53,12 +49,7 @@ def test_every_index_carries_whole_rows(dev: Deployment) -> None:
 
 @pytest.mark.parametrize(
     ("table", "attribute"),
-    [
-        ("Tokens", "expires_at"),
-        ("Heartbeats", "forget_at"),
-        ("StateSnapshots", "expires_at"),
-        ("PricingSubmissionsRaw", "forget_at"),
-    ],
+    [("Tokens", "expires_at"), ("Heartbeats", "forget_at"), ("StateSnapshots", "expires_at")],
 )
 def test_rows_that_expire_are_forgotten(dev: Deployment, table: str, attribute: str) -> None:
     expiry = dev.only("AWS::DynamoDB::Table", table)["TimeToLiveSpecification"]

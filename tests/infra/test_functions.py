@@ -32,7 +32,6 @@ def test_a_function_reaches_a_failover_only_through_its_state_machine_name(dev: 
     assert {machine["StateMachineName"] for machine in machines} == {
         "spot-optimizer-dev-fail-over",
         "spot-optimizer-dev-prepare-replica",
-        "spot-optimizer-dev-fill-gaps",
     }
 
 

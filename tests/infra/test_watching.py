@@ -21,7 +21,7 @@ def test_every_log_ends(request: pytest.FixtureRequest, stage: str, days: int) -
 def test_every_function_writes_json_to_a_log_of_its_own_and_is_traced(dev: Deployment) -> None:
     functions = dev.properties("AWS::Lambda::Function")
     logs = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()]
-    assert len(set(logs)) == len(functions) == 10
+    assert len(set(logs)) == len(functions) == 7
     for function in functions.values():
         assert function["LoggingConfig"]["LogFormat"] == "JSON"
         assert function["TracingConfig"] == {"Mode": "Active"}
@@ -37,7 +37,7 @@ def test_every_state_machine_is_traced_and_logged_without_payloads(dev: Deployme
 @pytest.mark.parametrize("metric", ["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"])
 def test_an_execution_that_does_not_succeed_calls_a_person(dev: Deployment, metric: str) -> None:
     watching = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == metric]
-    assert len(watching) == 3
+    assert len(watching) == 2
     for alarm in watching:
         assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 1, 60)
 
@@ -52,13 +52,6 @@ def test_a_control_plane_that_died_silently_calls_a_person(dev: Deployment) -> N
     [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "Invocations"]
     assert alarm["ComparisonOperator"] == "LessThanThreshold"
     assert alarm["TreatMissingData"] == "breaching"
-
-
-def test_a_collector_that_stands_still_calls_a_person(dev: Deployment) -> None:
-    [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "PriceCollections"]
-    assert alarm["Namespace"] == "SpotOptimizer"
-    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (1, 15, 60)
-    assert (alarm["ComparisonOperator"], alarm["TreatMissingData"]) == ("LessThanThreshold", "breaching")
 
 
 def test_every_alarm_says_what_it_means_and_speaks_to_the_topic(dev: Deployment) -> None:

@@ -18,16 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "statemachines").glob("*.asl.json"))
 
 #: What a definition calls a function, and the folder of functions/ that is meant.
-FUNCTIONS: Mapping[str, str] = {
-    "FailOverFunction": "fail_over",
-    "PrepareReplicaFunction": "prepare_replica",
-    "FillGapsFunction": "fill_gaps",
-}
+FUNCTIONS: Mapping[str, str] = {"FailOverFunction": "fail_over", "PrepareReplicaFunction": "prepare_replica"}
 
 #: Tasks whose failure must hold up nothing, each with the reason; every other failure ends the execution.
 GOES_ON_WITHOUT: Mapping[str, str] = {
     "fail_over.RecordInterruption": "a record is for people; no failover waits for one",
-    "fill_gaps.FillPool": "one pool's failure holds up no other; the execution fails when all were tried",
 }
 
 DOES_WORK = frozenset({"Task", "Map", "Parallel"})
@@ -114,7 +109,7 @@ def on_a_failure_path(scope: Scope, name: str) -> bool:
 
 
 def test_there_are_state_machines_to_look_at() -> None:
-    assert {path.name for path in FILES} >= {"fail_over.asl.json", "prepare_replica.asl.json", "fill_gaps.asl.json"}
+    assert {path.name for path in FILES} >= {"fail_over.asl.json", "prepare_replica.asl.json"}
 
 
 @pytest.mark.parametrize("definition", whole_machines())

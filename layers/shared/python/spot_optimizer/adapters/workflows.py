@@ -32,7 +32,7 @@ class StepFunctionsWorkflows:
 
     def start_fail_over(self, name: str, payload: Mapping[str, Any]) -> None:
         """Start the execution, or find it running; an execution of that name that already ended is left as it is."""
-        _start(self._clients, self._fail_over_machine(), name, payload)
+        self._start(self._fail_over_machine(), name, payload)
 
     def fail_over_state(self, name: str) -> Execution:
         """What became of the execution."""
@@ -47,11 +47,11 @@ class StepFunctionsWorkflows:
 
     def fail_over_arn(self, name: str) -> str:
         """Where to look at the execution."""
-        return _execution_arn(self._fail_over_machine(), name)
+        return f"{self._fail_over_machine().replace(':stateMachine:', ':execution:', 1)}:{name}"
 
     def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
         """As `start_fail_over`."""
-        _start(self._clients, self._prepare_replica_machine(), name, payload)
+        self._start(self._prepare_replica_machine(), name, payload)
 
     def wake(self, task_token: str) -> None:
         """Complete a waiting task; a token that was used or has timed out is a success."""
@@ -62,37 +62,13 @@ class StepFunctionsWorkflows:
                 if error_code(error) not in ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken"):
                     raise
 
-
-class StepFunctionsFilling:
-    """Implements `Filling`.
-
-    Args:
-        clients: SDK clients.
-        machine: Tells the ARN of the state machine that fills gaps; asked when it is first used.
-    """
-
-    def __init__(self, clients: Clients, *, machine: Callable[[], str]) -> None:
-        self._clients = clients
-        self._machine = machine
-
-    def start(self, name: str, payload: Mapping[str, Any]) -> str:
-        """Start filling, or find it started under this name; tell where to look at it."""
-        machine = self._machine()
-        _start(self._clients, machine, name, payload)
-        return _execution_arn(machine, name)
-
-
-def _execution_arn(machine: str, name: str) -> str:
-    return f"{machine.replace(':stateMachine:', ':execution:', 1)}:{name}"
-
-
-def _start(clients: Clients, machine: str, name: str, payload: Mapping[str, Any]) -> None:
-    with service_failures(_SERVICE):
-        try:
-            clients.step_functions.start_execution(
-                stateMachineArn=machine, name=name, input=json.dumps(payload, sort_keys=True)
-            )
-        except ClientError as error:
-            # The name is what makes a start idempotent: whoever was first has started the same work.
-            if error_code(error) != "ExecutionAlreadyExists":
-                raise
+    def _start(self, machine: str, name: str, payload: Mapping[str, Any]) -> None:
+        with service_failures(_SERVICE):
+            try:
+                self._clients.step_functions.start_execution(
+                    stateMachineArn=machine, name=name, input=json.dumps(payload, sort_keys=True)
+                )
+            except ClientError as error:
+                # The name is what makes a start idempotent: whoever was first has started the same work.
+                if error_code(error) != "ExecutionAlreadyExists":
+                    raise

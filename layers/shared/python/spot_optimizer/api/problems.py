@@ -26,7 +26,6 @@ STATUS: Mapping[type[SpotOptimizerError], HTTPStatus] = {
     errors.CommandUnknown: HTTPStatus.NOT_FOUND,
     errors.TokenUnknown: HTTPStatus.NOT_FOUND,
     errors.SnapshotUnknown: HTTPStatus.NOT_FOUND,
-    errors.PoolUnknown: HTTPStatus.NOT_FOUND,
     errors.NoticeTooOld: HTTPStatus.UNPROCESSABLE_CONTENT,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_CONTENT,
     errors.Transient: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -23,6 +23,23 @@ PRIOR_HOURS = 12.0
 HALF_LIFE = timedelta(days=2)
 """After so long, what a pool did counts half."""
 
+MODEL_FEATURES = (
+    "age_hours",
+    "interruptions_1h",
+    "interruptions_6h",
+    "interruptions_24h",
+    "hours_since_interruption",
+    "own_rate_per_hour",
+    "held_share_24h",
+    "peer_interruptions_1h",
+    "peer_interruptions_6h",
+    "price_share",
+    "price_change_1h",
+    "price_change_24h",
+    "advisor_band",
+)
+"""What can be computed for a model to look at, in this order; `spot_optimizer_ml.features` does it."""
+
 _HOURS_PER_MONTH = 720
 _HOUR = timedelta(hours=1)
 _DECIMALS = Decimal("0.000001")
