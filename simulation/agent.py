@@ -75,6 +75,8 @@ TICK_SECONDS = 0.25
 BEATS_IN_FLIGHT = 3
 PROGRESS_SECONDS = 10.0
 LEASE_ANSWER_SECONDS = 2.0
+FIRST_JOIN_PAUSE_SECONDS = 0.5
+LONGEST_JOIN_PAUSE_SECONDS = 10.0
 
 State = Primary | Standby | Retired
 Answer = Callable[[Any, SpotOptimizerError | None], None]
@@ -97,6 +99,7 @@ class AgentProcess:
         self.paused = False
         self.state: State | None = None
         self._replica_to_join = replica_id
+        self._join_again_after = FIRST_JOIN_PAUSE_SECONDS / 2
         self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._serving = Serving(
             machine, self._emit, start_fails=self._start_fails, on_restored=world.ledger.check_restored
@@ -148,7 +151,8 @@ class AgentProcess:
                 self._resume()
             else:
                 self.kernel.tell(self.instance_id, "can not join: %s", type(failure).__name__)
-                self.kernel.after(self.kernel.between(1.0, 4.0), self._unless_gone, self._join)
+                self._join_again_after = min(self._join_again_after * 2, LONGEST_JOIN_PAUSE_SECONDS)
+                self.kernel.after(self._join_again_after, self._unless_gone, self._join)
 
         self._request(
             "join", lambda plane: api.join(plane, world.agent_id, replica_id=replica_id, instance=row), joined

@@ -227,6 +227,8 @@ def join(plane: Plane, agent_id: str, *, replica_id: str, instance: Instance) ->
     for _ in range(replication.TRIES):
         replica = plane.records.replica(agent_id, replica_id)
         agent: Agent = plane.records.agent(agent_id)
+        if replica.instance_id is None and not replica.active:
+            raise ReplicaFailed(f"replica {replica_id} is '{replica.status}'")
         if replica.instance_id is None:
             raise ControlPlaneUnavailable("the launch is still being recorded")
         if replica.instance_id != instance.instance_id:

@@ -346,7 +346,8 @@ class World:
             holders = [
                 instance_id
                 for instance_id, instance in self.ec2.instances.items()
-                if instance.machine.alive and self.newest_held(instance.machine) > 0
+                # What shuts down can not be used any more, though its disk may live on for a moment.
+                if instance.state != "shutting-down" and self.newest_held(instance.machine) > 0
             ]
             self.reach("end: lost")
             if holders:

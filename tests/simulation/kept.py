@@ -29,6 +29,9 @@ KEPT_SEEDS = (
     3382,
     15156,
     18461,
+    24443,
+    27566,
+    29861,
 )
 
 KEPT_PLANS = {
@@ -139,5 +142,26 @@ KEPT_PLANS = {
             Fault("wall-jump", 27.65, "control-plane"),
         ),
         32.24,
+    ),
+    "a launch without an answer is followed up until it is known": Plan(
+        29861,
+        True,
+        (
+            Fault("strike-pause", 0.0, "*:commit report unready", 5.66, rival="operator-terminate"),
+            Fault("unknown", 6.9, "launch", 37.03),
+            Fault("rebalance", 12.8, "primary"),
+        ),
+        44.73,
+    ),
+    "a replica that could not be prepared is ended however long that takes": Plan(
+        24443,
+        True,
+        (
+            Fault("pause-agent", 6.46, "standby", 1.4),
+            Fault("notice", 10.89, "primary"),
+            Fault("operator-create", 15.01),
+            Fault("throttle", 15.09, "agent", 37.72),
+        ),
+        59.43,
     ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -310,6 +311,31 @@ def test_the_sweep_asks_ec2_about_silent_primaries_and_believes_only_that() -> N
     plane.compute.instances[PRIMARY] = "terminated"
     assert signals.sweep(plane)["acted_upon"] == 1
     assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1"]
+
+
+def test_an_instance_that_died_before_its_agent_joined_is_replaced_while_the_notice_lasts() -> None:
+    plane = FakePlane()
+    plane.notice()
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "launch"
+    replica_id = failover.launch_replacement(plane, AGENT, 1, 1)["replica_id"]
+    plane.records.put(replace(plane.records.replica(AGENT, replica_id), instance_id=STANDBY))
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "await_ready"
+    plane.compute.instances[STANDBY] = "shutting-down"
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "await_ready", "that is not death yet"
+    plane.compute.instances[STANDBY] = "terminated"
+    assert failover.select_standby(plane, AGENT, 1, 1) == {"decision": "launch_again", "replica_id": None}
+    assert plane.records.replica(AGENT, replica_id).status is ReplicaState.FAILED
+
+
+def test_the_sweep_ends_a_replica_that_outlived_its_preparation() -> None:
+    plane = a_replica_to_launch()
+    plane.now = NOON + signals.LONGEST_LAUNCH
+    signals.sweep(plane)
+    assert plane.records.agent(AGENT).active_replica_id is not None
+    plane.now += timedelta(seconds=1)
+    signals.sweep(plane)
+    assert plane.records.agent(AGENT).active_replica_id is None
+    assert plane.records.replicas(AGENT)[0].status is ReplicaState.FAILED
 
 
 def a_replica_to_launch() -> FakePlane:

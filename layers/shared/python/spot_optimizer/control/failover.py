@@ -127,6 +127,16 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
             reason="the primary died before the first generation was complete",
         )
         return _without_a_way_forward(plane, plane.records.agent(agent_id), attempt)
+    if replica.instance_id is not None and proven_dead(plane, replica.instance_id):
+        # No event tells of an instance that died before it joined, and the primary has no time for a sweep.
+        replication.end_replica(
+            plane,
+            agent_id,
+            replica.replica_id,
+            state=ReplicaState.FAILED,
+            reason=f"its instance {replica.instance_id} died before it was ready",
+        )
+        return select_standby(plane, agent_id, epoch, attempt)
     if planned:
         raise HandoverFailed(f"replica {replica.replica_id} is '{replica.status}'; a planned handover needs it ready")
     return {"decision": "await_ready", "replica_id": replica.replica_id}

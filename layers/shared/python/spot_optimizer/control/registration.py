@@ -299,6 +299,10 @@ def register_replica(
 
 
 def _check_launched(replica: Replica, document: IdentityDocument, *, place: Place, now: datetime) -> None:
+    if replica.instance_id is None and not replica.active:
+        raise ReplicaNotReady(
+            f"replica {replica.replica_id} is '{replica.status}', and no instance is its; expected a launching replica"
+        )
     if replica.instance_id is None:
         raise ControlPlaneUnavailable(
             f"the launch of replica {replica.replica_id} is still being recorded; register again in a second"

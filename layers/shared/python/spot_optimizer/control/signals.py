@@ -18,6 +18,9 @@ from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
 from spot_optimizer.errors import ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
 
 TRIES = 6
+LONGEST_LAUNCH = timedelta(minutes=45)
+"""A replica that has not joined after so long has outlived its preparation: nothing else would ever end it."""
+
 SILENT_AFTER = timedelta(seconds=60)
 """The sweep asks EC2 about a primary that has been silent for so long; agents say something at least every 30 s."""
 
@@ -242,15 +245,17 @@ def _look_after_replicas(plane: Plane, listed: Agent) -> int:
     if listed.active_replica_id is None:
         return acted
     replica = plane.records.replica(listed.agent_id, listed.active_replica_id)
-    if replica.status is ReplicaState.LAUNCHING:
-        replication.start_preparing(plane, replica)
-    elif replica.active and replica.instance_id is not None and proven_dead(plane, replica.instance_id):
+    failure = None
+    if replica.active and replica.instance_id is not None and proven_dead(plane, replica.instance_id):
+        failure = f"its instance {replica.instance_id} is dead"
+    elif replica.status is ReplicaState.LAUNCHING:
+        if plane.clock() - replica.created_at > LONGEST_LAUNCH:
+            failure = f"it has not joined within {LONGEST_LAUNCH}"
+        else:
+            replication.start_preparing(plane, replica)
+    if failure is not None:
         replication.end_replica(
-            plane,
-            listed.agent_id,
-            replica.replica_id,
-            state=ReplicaState.FAILED,
-            reason=f"sweep: its instance {replica.instance_id} is dead",
+            plane, listed.agent_id, replica.replica_id, state=ReplicaState.FAILED, reason=f"sweep: {failure}"
         )
         acted += 1
     return acted
