@@ -24,6 +24,8 @@ from spot_agent.journal import AgentAlreadyRuns, Journal
 from spot_agent.logs import UnsentReports, write_logs
 from spot_agent.notices import NoticeWatch
 from spot_agent.parting import Parting
+from spot_agent.price_history import ENDPOINT_VARIABLES, PriceHistory
+from spot_agent.pricing import InstancePrices, PriceReports
 from spot_agent.receiving import LiveImage, Receiver, as_event
 from spot_agent.runtime import Parts, Runtime
 from spot_agent.serving import Serving
@@ -173,6 +175,20 @@ class Agent:
         if memory.restored_epoch is not None and memory.restored_epoch == memory.epoch:
             image.let_go()
         held = receiver.image
+        endpoint = next((url for name in ENDPOINT_VARIABLES if (url := os.environ.get(name))), None)
+        pricing = PriceReports(
+            InstancePrices(
+                imds,
+                PriceHistory(
+                    endpoint or f"https://ec2.{identity.region}.{self._ask_metadata(imds.domain)}", identity.region
+                ),
+                (identity.instance_type, *settings.instance_types),
+            ),
+            instance_id=identity.instance_id,
+            submit=control_plane.submit,
+            unsent=UnsentReports(folder / "unsent-prices.jsonl"),
+            every_seconds=settings.pricing_report_interval_seconds,
+        )
         shipper = Shipper(
             source,
             identity=own,
@@ -181,7 +197,7 @@ class Agent:
             quiesce=serving.quiesce,
             must_settle=settings.hooks.quiesce is not None,
             next_number=_numbers(journal, at_least=0 if held is None else held.number),
-            extra=lambda: _configuration(settings),
+            extra=lambda: {**_configuration(settings), "prices": pricing.last_hour},
             every_seconds=settings.sync_interval_seconds,
             bytes_per_second=settings.sync_bandwidth,
         )
@@ -199,6 +215,7 @@ class Agent:
                 shipper=shipper,
                 receiver=receiver,
                 notices=notices,
+                pricing=pricing,
                 parting=Parting(control_plane, unsent, log_file, pause=self._stopping.wait),
                 heartbeat_seconds=settings.heartbeat_interval_seconds,
                 sync_report_seconds=settings.sync_update_interval_seconds,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -67,6 +67,20 @@ class InstanceIdentity:
     availability_zone: str
     region: str
     account_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Of the instance's role.
+
+    Attributes:
+        expires_at: When others must be asked for.
+    """
+
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    token: str = field(repr=False)
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +177,36 @@ class Imds:
             listed = self._read(f"/latest/meta-data/network/interfaces/macs/{mac.strip()}/local-ipv4s")
         secondary = [address for address in (listed or "").split() if address != control]
         return Addresses(control=control, serving=secondary[0] if secondary else control)
+
+    def role_credentials(self) -> Credentials | None:
+        """Credentials of the role in this instance's profile; None without a profile.
+
+        Raises:
+            MetadataUnreachable: No answer, or none that can be read.
+        """
+        role = self._read("/latest/meta-data/iam/security-credentials/")
+        answer = None if not role else self._read(f"/latest/meta-data/iam/security-credentials/{role.split()[0]}")
+        if answer is None:
+            return None
+        try:
+            fields = json.loads(answer)
+            return Credentials(
+                access_key_id=fields["AccessKeyId"],
+                secret_access_key=fields["SecretAccessKey"],
+                token=fields["Token"],
+                expires_at=datetime.fromisoformat(fields["Expiration"]),
+            )
+        except (ValueError, LookupError, TypeError) as error:
+            # Nothing of the answer goes into the message: it holds a secret.
+            raise MetadataUnreachable(f"the role's credentials are not understood ({type(error).__name__})") from None
+
+    def domain(self) -> str:
+        """The domain of AWS's services in this partition, such as `amazonaws.com`.
+
+        Raises:
+            MetadataUnreachable: No answer.
+        """
+        return (self._read("/latest/meta-data/services/domain") or "amazonaws.com").strip()
 
     def user_data(self) -> str | None:
         """What the instance was launched with; None if nothing.

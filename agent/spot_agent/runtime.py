@@ -24,6 +24,7 @@ from spot_agent.heartbeats import Heartbeats
 from spot_agent.journal import Journal
 from spot_agent.notices import NoticeWatch
 from spot_agent.parting import Parting
+from spot_agent.pricing import PriceReports
 from spot_agent.receiving import Receiver
 from spot_agent.serving import Serving
 from spot_agent.shipping import Destination, Shipper
@@ -100,6 +101,7 @@ class Parts:
     shipper: Shipper
     receiver: Receiver
     notices: NoticeWatch
+    pricing: PriceReports
     parting: Parting
     heartbeat_seconds: float
     sync_report_seconds: float
@@ -157,6 +159,7 @@ class Runtime:
         """
         self._parts.shipper.begin()
         self._parts.notices.begin()
+        self._parts.pricing.begin()
         self._heartbeats.begin()
         while not self._stopping.is_set():
             self._turn()
@@ -287,6 +290,7 @@ class Runtime:
                 self._conclude(answer, lambda outcome: AbortAnswered(handover_id, outcome))
             case ReportNotice(deadline):
                 self._parts.shipper.hurry()
+                self._parts.pricing.stop()
                 log.warning("interruption notice", extra={"termination_time": deadline})
                 own = state.replica_id if isinstance(state, Standby) else None
                 self._tell(api.report_termination(wire.termination(instance_id, deadline, own, epoch=epoch)))
@@ -421,6 +425,7 @@ class Runtime:
         if parts.serving.running:
             log.error("the workload does not end; leaving it to the supervisor")
         parts.notices.close()
+        parts.pricing.stop()
         parts.shipper.close()
         if not parts.serving.running and parts.shipper.ship_last(_LAST_GENERATION_SECONDS):
             log.info("last generation shipped")

@@ -92,6 +92,7 @@ class Settings:
     auto_replica_enabled: bool = True
     manual_replica_enabled: bool = True
     interruption_check_interval_seconds: float = 5.0
+    pricing_report_interval_seconds: float = 150.0
     rebalance_threshold: float = 0.0
     sync_update_interval_seconds: float = 10.0
     sync_interval_seconds: float = 1.0
@@ -311,6 +312,7 @@ _READERS: Final[Mapping[str, tuple[Callable[[str, Path], Any], str]]] = {
     "AUTO_REPLICA_ENABLED": _BOOLEAN,
     "MANUAL_REPLICA_ENABLED": _BOOLEAN,
     "INTERRUPTION_CHECK_INTERVAL": (_number(0.2, 30), "seconds, 0.2 to 30: a notice leaves only two minutes"),
+    "PRICING_REPORT_INTERVAL": (_number(1, 300), "seconds, 1 to 300: a price of each five minutes is kept"),
     "REBALANCE_THRESHOLD": (_number(0, 1), "a risk, 0 to 1"),
     "SYNC_UPDATE_INTERVAL": (_number(1, 60), "seconds, 1 to 60"),
     "SYNC_INTERVAL": (_number(0.1, 60), "seconds, 0.1 to 60"),
@@ -331,6 +333,7 @@ _READERS: Final[Mapping[str, tuple[Callable[[str, Path], Any], str]]] = {
 _SECONDS: Final = {
     "HEARTBEAT_INTERVAL",
     "INTERRUPTION_CHECK_INTERVAL",
+    "PRICING_REPORT_INTERVAL",
     "SYNC_UPDATE_INTERVAL",
     "SYNC_INTERVAL",
     "HOOK_TIMEOUT",

@@ -169,6 +169,18 @@ def parse_command_ids(answer: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def parse_refusals(answer: Mapping[str, Any], *, rows: int) -> tuple[tuple[str, int], ...]:
+    """Which rows of a report of prices were refused, and why; what is not understood is passed over."""
+    said = answer.get("rows")
+    if not isinstance(said, list):
+        return ()
+    return tuple(
+        (str(row["refusal"]), row["row"])
+        for row in said
+        if isinstance(row, dict) and row.get("refusal") and isinstance(row.get("row"), int) and 0 <= row["row"] < rows
+    )
+
+
 def _parse_peer(said: Mapping[str, Any]) -> Peer:
     return Peer(
         replica_id=str(said["replica_id"]),
