@@ -72,6 +72,8 @@ class LedgerWorkload:
         name: str = "ledger",
         rate: float = 50.0,
         settings: tuple[str, ...] = (),
+        instance_types: tuple[str, ...] = INSTANCE_TYPES,
+        instance_profile: str | None = None,
     ) -> None:
         """Allocate the address and the launch template; `launch` starts the first instance.
 
@@ -81,11 +83,14 @@ class LedgerWorkload:
             name: The agent's name.
             rate: Entries per second that the client writes.
             settings: Lines for the agent's configuration that replace those of the ledger's own file.
+            instance_types: What it may run on; the first instance is of the first type.
+            instance_profile: Name of the profile that its instances are launched with; None for none.
         """
         self.tenancy = tenancy
         self.logs = logs
         self.name = name
         logs.mkdir(parents=True, exist_ok=True)
+        self._instance_types = instance_types
         self._market = tenancy.aws.market
         ec2 = tenancy.aws.client("ec2")
         allocated = ec2.allocate_address(Domain="vpc")
@@ -95,7 +100,11 @@ class LedgerWorkload:
         self._register_image(image_id, settings)
         template = ec2.create_launch_template(
             LaunchTemplateName=f"ledger-{name}",
-            LaunchTemplateData={"ImageId": image_id, "InstanceType": INSTANCE_TYPES[0]},
+            LaunchTemplateData={
+                "ImageId": image_id,
+                "InstanceType": instance_types[0],
+                **({"IamInstanceProfile": {"Name": instance_profile}} if instance_profile else {}),
+            },
         )["LaunchTemplate"]
         self._template_id: str = template["LaunchTemplateId"]
         tenancy.allow(self._template_id, self._allocation_id)
@@ -114,7 +123,7 @@ class LedgerWorkload:
                 f"CLIENT_TOKEN={self.tenancy.client_token}",
                 f"AGENT_NAME={self.name}",
                 f"LAUNCH_TEMPLATE_ID={self._template_id}",
-                f"INSTANCE_TYPES={','.join(INSTANCE_TYPES)}",
+                f"INSTANCE_TYPES={','.join(self._instance_types)}",
                 f"SUBNET_IDS={','.join(self.tenancy.subnet_ids)}",
                 "TRAFFIC_ADAPTER=eip",
                 f"TRAFFIC_TARGET={self._allocation_id}",
