@@ -26,7 +26,7 @@ LAST_HOUR: Final = timedelta(hours=1)
 
 _ROWS_AT_MOST: Final = 1_000
 _RENEWED_BEFORE: Final = timedelta(minutes=5)
-_UNWANTED_FOR: Final = timedelta(hours=1)
+_UNWANTED_FOR: Final = timedelta(minutes=10)
 _CATCHES_UP: Final = timedelta(days=1)
 _NO_INTEREST: Final = "unknown-pool"
 
