@@ -6,6 +6,7 @@ from cdk_nag import AwsSolutionsChecks, ServerlessChecks
 from infra.settings import Settings
 from infra.stacks.api import ApiStack
 from infra.stacks.data import DataStack
+from infra.stacks.models import ModelStack
 from infra.stacks.workflow import WorkflowStack
 
 app = App(analytics_reporting=False)
@@ -13,6 +14,7 @@ settings = Settings.from_context(app.node)
 
 data = DataStack(app, settings.stack_name("data"), settings=settings)
 workflow = WorkflowStack(app, settings.stack_name("workflow"), settings=settings, data=data)
+ModelStack(app, settings.stack_name("models"), settings=settings, data=data)
 ApiStack(app, settings.stack_name("api"), settings=settings, data=data, workflow=workflow)
 
 Tags.of(app).add("application", "spot-optimizer")

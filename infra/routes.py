@@ -36,6 +36,13 @@ SNAPSHOT_API: Final = (
     "GET /api/agents/{agent_id}/snapshots/latest",
 )
 
+MODEL_API: Final = (
+    "POST /api/admin/ml-models/sessions",
+    "GET /api/admin/ml-models/sessions",
+    "POST /api/admin/ml-models/activate",
+    "POST /api/admin/ml-models/fallback",
+)
+
 OPERATOR_API: Final = (
     "GET /api/clients",
     "POST /api/clients",

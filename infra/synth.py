@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from infra.node import choose_node
-from layers.build import WHEEL_PLATFORMS, build_shared_layer, content_key
+from layers.build import LAYERS, WHEEL_PLATFORMS, build_layers, content_key
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _INPUTS: Final = ("app.py", "cdk.json", "infra", "functions", "statemachines")
@@ -39,7 +39,7 @@ def synthesize(out: Path, *, stage: str, architecture: str) -> None:
     Raises:
         subprocess.CalledProcessError: The app failed, or a rule of cdk-nag is broken; it has said which.
     """
-    build_shared_layer(architecture)
+    build_layers(architecture)
     context = json.loads((_ROOT / "cdk.json").read_text())["context"] | {"stage": stage, "architecture": architecture}
     key = _content_key(context)
     stamp = out.with_name(f"{out.name}.sha256")
@@ -54,7 +54,8 @@ def synthesize(out: Path, *, stage: str, architecture: str) -> None:
 
 def _content_key(context: dict[str, object]) -> str:
     digest = hashlib.sha256(json.dumps(context, sort_keys=True).encode())
-    digest.update(content_key(str(context["architecture"])).encode())
+    for layer in LAYERS:
+        digest.update(content_key(layer, str(context["architecture"])).encode())
     for path in _input_files():
         digest.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

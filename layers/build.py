@@ -1,7 +1,8 @@
-"""Builds the Lambda layer that every function carries, without Docker: wheels for the target, then our own source.
+"""Builds the Lambda layers without Docker: wheels for the target, then our own source.
 
-`python -m layers.build arm64 x86_64` builds both. A build is keyed by the content of what goes into it, so that an
-unchanged layer costs nothing and an unchanged set of requirements is not installed again.
+`shared` is carried by every function, `ml` on top of it by those that score models. `python -m layers.build arm64
+x86_64` builds both for both. A build is keyed by the content of what goes into it, so that an unchanged layer costs
+nothing and an unchanged set of requirements is not installed again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import sys
 from collections.abc import Iterator
 from compileall import compile_dir
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from tempfile import mkdtemp
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-SOURCE: Final = ROOT / "layers" / "shared" / "python"
-REQUIREMENTS: Final = ROOT / "requirements" / "layer.txt"
 BUILD: Final = ROOT / "build" / "layers"
 
 #: AWS refuses a function whose code and layers are larger than this when unzipped.
@@ -37,47 +37,87 @@ AWS_SERVICES: Final = frozenset({"dynamodb", "ec2", "kms", "lambda", "s3", "ssm"
 
 
 class LayerTooLarge(Exception):
-    """The layer alone would not fit into a function."""
+    """The layers together would not fit into a function."""
 
 
-def build_shared_layer(architecture: str) -> Path:
-    """Build the layer for one architecture, or find it built.
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """What becomes one layer.
+
+    Attributes:
+        name: Of its folder below layers/.
+        package: Ours, in it.
+        requirements: Hashed, below requirements/.
+    """
+
+    name: str
+    package: str
+    requirements: str
+
+    @property
+    def source(self) -> Path:
+        return ROOT / "layers" / self.name / "python"
+
+
+SHARED: Final = Layer("shared", "spot_optimizer", "layer.txt")
+ML: Final = Layer("ml", "spot_optimizer_ml", "ml.txt")
+LAYERS: Final = (SHARED, ML)
+
+
+def build_layer(layer: Layer, architecture: str) -> Path:
+    """Build a layer for one architecture, or find it built.
 
     Args:
+        layer: Which.
         architecture: `arm64` or `x86_64`.
 
     Returns:
         The folder that becomes the layer's archive; it holds `python/`.
 
     Raises:
-        LayerTooLarge: The unzipped layer exceeds what Lambda accepts.
         subprocess.CalledProcessError: A requirement has no wheel for that architecture, or its hash is wrong.
     """
-    dependencies = _install_dependencies(architecture)
-    layer = BUILD / f"shared-{architecture}"
-    key = _digest([dependencies.name.encode(), *_contents_of(SOURCE)])
-    stamp = BUILD / f"shared-{architecture}.sha256"
-    if not (layer.is_dir() and stamp.is_file() and stamp.read_text() == key):
+    dependencies = _install_dependencies(layer, architecture)
+    folder = BUILD / f"{layer.name}-{architecture}"
+    key = _digest([dependencies.name.encode(), *_contents_of(layer.source)])
+    stamp = _stamp(layer, architecture)
+    if not (folder.is_dir() and stamp.is_file() and stamp.read_text() == key):
         with _workspace() as workspace:
             packages = workspace / "python"
             shutil.copytree(dependencies, packages, copy_function=os.link)
-            shutil.copytree(SOURCE, packages, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-            _compile(packages / "spot_optimizer", root=packages)
+            shutil.copytree(layer.source, packages, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+            _compile(packages / layer.package, root=packages)
             stamp.unlink(missing_ok=True)
-            shutil.rmtree(layer, ignore_errors=True)
-            workspace.rename(layer)
+            shutil.rmtree(folder, ignore_errors=True)
+            workspace.rename(folder)
         stamp.write_text(key)
-    size = unzipped_bytes(layer)
+    return folder
+
+
+def build_layers(architecture: str) -> tuple[Path, ...]:
+    """Build every layer for one architecture, and see that one function can carry them all.
+
+    Raises:
+        LayerTooLarge: The unzipped layers exceed what Lambda accepts.
+        subprocess.CalledProcessError: As `build_layer`.
+    """
+    folders = tuple(build_layer(layer, architecture) for layer in LAYERS)
+    size = sum(map(unzipped_bytes, folders))
     if size >= LARGEST_UNZIPPED_BYTES:
         raise LayerTooLarge(
-            f"{layer.name} has {size:,} bytes unzipped, Lambda takes less than {LARGEST_UNZIPPED_BYTES:,}"
+            f"the layers for {architecture} have {size:,} bytes unzipped, Lambda takes less than "
+            f"{LARGEST_UNZIPPED_BYTES:,}; trim what no function reads"
         )
-    return layer
+    return folders
 
 
-def content_key(architecture: str) -> str:
+def content_key(layer: Layer, architecture: str) -> str:
     """Name what a built layer was made of, so that a deploy uploads it only when that changed."""
-    return (BUILD / f"shared-{architecture}.sha256").read_text()
+    return _stamp(layer, architecture).read_text()
+
+
+def _stamp(layer: Layer, architecture: str) -> Path:
+    return BUILD / f"{layer.name}-{architecture}.sha256"
 
 
 def unzipped_bytes(folder: Path) -> int:
@@ -85,15 +125,16 @@ def unzipped_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _install_dependencies(architecture: str) -> Path:
-    key = _digest([REQUIREMENTS.read_bytes(), Path(__file__).read_bytes(), sys.version.encode()])
-    installed = BUILD / "dependencies" / f"{architecture}-{key[:16]}"
+def _install_dependencies(layer: Layer, architecture: str) -> Path:
+    requirements = ROOT / "requirements" / layer.requirements
+    key = _digest([requirements.read_bytes(), Path(__file__).read_bytes(), sys.version.encode()])
+    installed = BUILD / "dependencies" / f"{layer.name}-{architecture}-{key[:16]}"
     if not installed.is_dir():
         with _workspace() as workspace:
             command: list[str | Path] = [
                 *(Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--python", sys.executable),
                 *("--target", workspace, "--link-mode", "copy", "--require-hashes", "--only-binary", ":all:"),
-                *("--python-platform", WHEEL_PLATFORMS[architecture], "--python-version", "3.13", "-r", REQUIREMENTS),
+                *("--python-platform", WHEEL_PLATFORMS[architecture], "--python-version", "3.13", "-r", requirements),
             ]
             subprocess.run(command, check=True)
             _trim(workspace)
@@ -116,18 +157,21 @@ def _workspace() -> Iterator[Path]:
 
 
 def _trim(folder: Path) -> None:
-    """Remove what no function reads: tests, examples, type stubs, installers' records, unused service models."""
-    for name in ("bin", "boto3/examples", ".lock"):
+    """Remove what no function reads: tests, examples, what others compile against, records, unused service models."""
+    for name in ("bin", "boto3/examples", ".lock", "numpy/_core/include", "numpy/_pyinstaller"):
         _remove(folder / name)
     for path in sorted(folder.rglob("*"), reverse=True):
-        if (path.is_dir() and path.name in {"tests", "__pycache__"}) or path.suffix in {".pyi", ".h"}:
+        if (path.is_dir() and path.name in {"tests", "__pycache__"}) or path.suffix in _NEVER_READ:
             _remove(path)
     for record in folder.glob("*.dist-info/*"):
         if record.name in {"RECORD", "INSTALLER", "REQUESTED", "WHEEL"}:
             record.unlink()
-    for model in (folder / "botocore" / "data").iterdir():
+    for model in (folder / "botocore" / "data").glob("*"):
         if model.is_dir() and model.name not in AWS_SERVICES:
             _remove(model)
+
+
+_NEVER_READ: Final = {".pyi", ".h", ".hpp", ".a", ".lib", ".pxd", ".pyx", ".f90", ".c"}
 
 
 def _remove(path: Path) -> None:
@@ -164,9 +208,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("architectures", nargs="+", choices=sorted(WHEEL_PLATFORMS))
     for architecture in parser.parse_args().architectures:
-        layer = build_shared_layer(architecture)
-        size = unzipped_bytes(layer)
-        print(f"{layer.relative_to(ROOT)}: {size / 1e6:.1f} of {LARGEST_UNZIPPED_BYTES / 1e6:.1f} MB unzipped")
+        folders = build_layers(architecture)
+        sizes = ", ".join(f"{folder.name} {unzipped_bytes(folder) / 1e6:.1f}" for folder in folders)
+        print(f"{BUILD.relative_to(ROOT)}: {sizes} of {LARGEST_UNZIPPED_BYTES / 1e6:.1f} MB unzipped together")
 
 
 if __name__ == "__main__":

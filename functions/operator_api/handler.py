@@ -16,6 +16,7 @@ from spot_optimizer.api.operators import (
     ClientRequest,
     ClientsAnswer,
     HealthAnswer,
+    HealthModel,
     TokenAnswer,
     TokenRequest,
 )
@@ -33,9 +34,15 @@ api = Router(open_paths=("/api/health", "/api/openapi.json"))
 
 @api.get("/api/health", summary="Whether the control plane can do its work", tags=["looking"])
 def health() -> HealthAnswer:
-    """Reads one row; 503 if the tables can not be reached."""
+    """Reads two rows; 503 if the tables can not be reached."""
     wiring.records().token("health")
-    return HealthAnswer(status="ok", version=__version__, stage=wiring.settings().stage, checks={"tables": "ok"})
+    return HealthAnswer(
+        status="ok",
+        version=__version__,
+        stage=wiring.settings().stage,
+        checks={"tables": "ok"},
+        model=HealthModel.of(wiring.models().slots()),
+    )
 
 
 @api.get("/api/openapi.json", summary="This description", tags=["looking"], enable_validation=False)

@@ -13,7 +13,7 @@ from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
 
 from infra.constructs.nag import acknowledge, acknowledge_wildcard
-from infra.constructs.shared_layer import ARCHITECTURES, SharedLayer
+from infra.constructs.shared_layer import ARCHITECTURES, MlLayer, SharedLayer
 from infra.settings import ROOT, Settings
 
 
@@ -32,6 +32,7 @@ class Function(Construct):
         settings: Settings,
         folder: str,
         layer: SharedLayer,
+        ml_layer: MlLayer | None = None,
         environment: Mapping[str, str],
         timeout_seconds: int,
         memory_megabytes: int,
@@ -45,6 +46,7 @@ class Function(Construct):
             settings: The deployment.
             folder: Below functions/, with a handler.py that has `handle`.
             layer: What it imports.
+            ml_layer: What it scores models with.
             environment: Beside stage and logging; `spot_optimizer.config` is what reads it.
             timeout_seconds: After which Lambda ends it.
             memory_megabytes: Also its share of a CPU, hence of a cold start.
@@ -68,7 +70,7 @@ class Function(Construct):
             code=lambda_.Code.from_asset(
                 str(ROOT / "functions" / folder), exclude=["__pycache__"], ignore_mode=IgnoreMode.GLOB
             ),
-            layers=[layer.version],
+            layers=[layer.version, ml_layer.version] if ml_layer else [layer.version],
             role=role,
             log_group=log_group,
             logging_format=lambda_.LoggingFormat.JSON,

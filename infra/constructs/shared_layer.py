@@ -1,4 +1,4 @@
-"""The layer that every function carries: our own package and what it needs."""
+"""The layers: our own package and what it needs for every function, and what scores models for those that do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from infra.settings import Settings
-from layers.build import build_shared_layer, content_key
+from layers.build import ML, SHARED, Layer, build_layer, content_key
 
 ARCHITECTURES = {"arm64": lambda_.Architecture.ARM_64, "x86_64": lambda_.Architecture.X86_64}
 
@@ -17,14 +17,26 @@ class SharedLayer(Construct):
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
         super().__init__(scope, construct_id)
-        folder = build_shared_layer(settings.architecture)
-        self.version = lambda_.LayerVersion(
-            self,
-            "Version",
-            code=lambda_.Code.from_asset(
-                str(folder), asset_hash=content_key(settings.architecture), asset_hash_type=AssetHashType.CUSTOM
-            ),
-            compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
-            compatible_architectures=[ARCHITECTURES[settings.architecture]],
-            description="spot_optimizer and its dependencies",
-        )
+        self.version = _version(self, SHARED, settings, "spot_optimizer and its dependencies")
+
+
+class MlLayer(Construct):
+    """On top of the shared layer: arrays and XGBoost. It is large, and no function on the failover path carries it."""
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
+        super().__init__(scope, construct_id)
+        self.version = _version(self, ML, settings, "spot_optimizer_ml, xgboost-cpu and its dependencies")
+
+
+def _version(scope: Construct, layer: Layer, settings: Settings, description: str) -> lambda_.LayerVersion:
+    folder = build_layer(layer, settings.architecture)
+    return lambda_.LayerVersion(
+        scope,
+        "Version",
+        code=lambda_.Code.from_asset(
+            str(folder), asset_hash=content_key(layer, settings.architecture), asset_hash_type=AssetHashType.CUSTOM
+        ),
+        compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
+        compatible_architectures=[ARCHITECTURES[settings.architecture]],
+        description=description,
+    )

@@ -1,6 +1,8 @@
-"""A state machine drawn in statemachines/, which may invoke exactly one function."""
+"""A state machine drawn in statemachines/, which may invoke the functions that its definition names, and no other."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from aws_cdk import Arn, ArnComponents, ArnFormat, Stack
 from aws_cdk import aws_iam as iam
@@ -27,8 +29,7 @@ class StateMachine(Construct):
         *,
         settings: Settings,
         definition: str,
-        substitute: str,
-        function: Function,
+        substitutes: Mapping[str, Function],
     ) -> None:
         """Define the machine.
 
@@ -37,8 +38,7 @@ class StateMachine(Construct):
             construct_id: The definition's name in CamelCase.
             settings: The deployment.
             definition: Name of the file below statemachines/, without `.asl.json`.
-            substitute: Name that the definition has for its function.
-            function: Runs every task.
+            substitutes: Functions that run its tasks, by the name that the definition has for them.
         """
         super().__init__(scope, construct_id)
         log_group = logs.LogGroup(
@@ -50,7 +50,8 @@ class StateMachine(Construct):
             removal_policy=settings.removal_policy,
         )
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("states.amazonaws.com"))
-        role.add_to_policy(iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=[function.arn]))
+        arns = {name: function.arn for name, function in substitutes.items()}
+        role.add_to_policy(iam.PolicyStatement(actions=["lambda:InvokeFunction"], resources=list(arns.values())))
         acknowledge_wildcard(
             role, "*", "Log delivery and X-Ray are granted to a state machine on no narrower resource."
         )
@@ -61,7 +62,7 @@ class StateMachine(Construct):
             definition_body=sfn.DefinitionBody.from_string(
                 (ROOT / "statemachines" / f"{definition}.asl.json").read_text()
             ),
-            definition_substitutions={substitute: function.arn},
+            definition_substitutions=arns,
             role=role,
             logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL, include_execution_data=False),
             tracing_enabled=True,

@@ -11,7 +11,7 @@ from infra.constructs.function import Function
 from infra.constructs.http_api import PublicApi
 from infra.constructs.parameter import Parameter, parameter_arn
 from infra.constructs.shared_layer import SharedLayer
-from infra.constructs.state_machine import allow_following_executions, allow_waking_tasks
+from infra.constructs.state_machine import allow_following_executions, allow_waking_tasks, state_machine_arn
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
@@ -60,17 +60,20 @@ class ApiStack(Stack):
         replica_api = self._function("ReplicaApi", timeout_seconds=15, memory_megabytes=512)
         snapshot_api = self._function("SnapshotApi", timeout_seconds=25, memory_megabytes=512)
         operator_api = self._function("OperatorApi", timeout_seconds=15, memory_megabytes=512)
+        model_api = self._function("ModelApi", timeout_seconds=15, memory_megabytes=512)
         self._allow_authorize(authorize)
         self._allow_agent_api(agent_api)
         self._allow_replica_api(replica_api)
         self._allow_snapshot_api(snapshot_api)
         self._allow_operator_api(operator_api)
+        self._allow_model_api(model_api)
 
         api = PublicApi(self, "Api", settings=settings, authorize=authorize)
         api.serve(routes.AGENT_API, by=agent_api)
         api.serve(routes.REPLICA_API, by=replica_api)
         api.serve(routes.SNAPSHOT_API, by=snapshot_api)
         api.serve(routes.OPERATOR_API, by=operator_api)
+        api.serve(routes.MODEL_API, by=model_api)
         api.serve_anyone(
             routes.OPEN,
             by=operator_api,
@@ -97,6 +100,7 @@ class ApiStack(Stack):
                 **self._data.names,
                 "FAIL_OVER_STATE_MACHINE_ARN": self._workflow.fail_over_arn,
                 "PREPARE_REPLICA_STATE_MACHINE_ARN": self._workflow.prepare_replica_arn,
+                "ACTIVATE_MODEL_STATE_MACHINE_ARN": state_machine_arn(self, self._settings, "activate_model"),
                 "FAIL_OVER_FUNCTION": self._workflow.fail_over.name,
                 "API_URL_PARAMETER": self._settings.api_url_parameter,
                 "IDENTITY_CERTIFICATE_PARAMETER": self._settings.identity_certificate_parameter,
@@ -151,8 +155,20 @@ class ApiStack(Stack):
         # traffic follows a promotion at once, by the function that alone may move it
         function.allow("lambda:InvokeFunction", on=self._workflow.fail_over.arn)
 
+    def _allow_model_api(self, function: Function) -> None:
+        data = self._data
+        data.model_sessions.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.model_sessions.allow_query_by(function.grantee, "listing-index")
+        data.model_slots.allow(function.grantee, *CONDITIONAL_WRITES)
+        # it signs for operators what it may do itself; it deletes what an activation left that was stopped by hand
+        data.models.allow(function, "PutObject", "GetObject", "DeleteObject", prefix="sessions")
+        data.models.allow_listing(function, prefix="sessions")
+        function.allow("states:StartExecution", on=state_machine_arn(self, self._settings, "activate_model"))
+        allow_following_executions(function, self._settings, "activate_model")
+
     def _allow_operator_api(self, function: Function) -> None:
         data = self._data
+        data.model_slots.allow(function.grantee, "GetItem")
         data.clients.allow(function.grantee, "GetItem", "PutItem")
         data.clients.allow_query_by(function.grantee, "listing-index")
         data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
+from infra.constructs.models_bucket import ModelsBucket
 from infra.constructs.snapshots_bucket import SnapshotsBucket
 from infra.constructs.table import Index, Table
 from infra.settings import Settings
@@ -24,6 +25,9 @@ class DataStack(Stack):
         switches: Every promotion.
         state_snapshots: Complete snapshots of state, and how they follow each other.
         snapshots: The bucket of state and log tails.
+        model_sessions: Uploaded risk models.
+        model_slots: The one row that says which of them is live, and which is the fallback.
+        models: The bucket of their files, and of samples of what they were asked.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
@@ -92,9 +96,20 @@ class DataStack(Stack):
             expires_by="expires_at",
         )
         self.snapshots = SnapshotsBucket(self, "Snapshots", settings=settings)
+        self.model_sessions = Table(
+            self,
+            "ModelUploadSessions",
+            settings=settings,
+            hash_key="session_id",
+            indexes=(Index("listing-index", hash_key="listing", range_key="session_id"),),
+            expires_by="forget_at",
+        )
+        self.model_slots = Table(self, "ModelSlots", settings=settings, hash_key="model")
+        self.models = ModelsBucket(self, "Models", settings=settings)
 
         CfnOutput(self, "ClientsTable", value=self.clients.name, description="For the first operator's token")
         CfnOutput(self, "TokensTable", value=self.tokens.name, description="For the first operator's token")
+        CfnOutput(self, "ModelsBucket", value=self.models.name, description="Risk models")
         CfnOutput(self, "SnapshotsBucket", value=self.snapshots.name, description="State and log tails")
 
     @property
@@ -111,4 +126,7 @@ class DataStack(Stack):
             "SWITCHES_TABLE": self.switches.name,
             "STATE_SNAPSHOTS_TABLE": self.state_snapshots.name,
             "SNAPSHOTS_BUCKET": self.snapshots.name,
+            "MODEL_SESSIONS_TABLE": self.model_sessions.name,
+            "MODEL_SLOTS_TABLE": self.model_slots.name,
+            "MODELS_BUCKET": self.models.name,
         }

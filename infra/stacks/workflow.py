@@ -92,16 +92,14 @@ class WorkflowStack(Stack):
             "FailOverMachine",
             settings=settings,
             definition="fail_over",
-            substitute="FailOverFunction",
-            function=self.fail_over,
+            substitutes={"FailOverFunction": self.fail_over},
         )
         prepare_replica_machine = StateMachine(
             self,
             "PrepareReplicaMachine",
             settings=settings,
             definition="prepare_replica",
-            substitute="PrepareReplicaFunction",
-            function=self.prepare_replica,
+            substitutes={"PrepareReplicaFunction": self.prepare_replica},
         )
         InterruptionSignals(self, "Signals", starter=self.fail_over, undeliverable=failures.queue)
         self._watch(fail_over_machine, prepare_replica_machine, failures)

@@ -23,6 +23,8 @@ TABLES: dict[str, tuple[str, str | None, tuple[tuple[str, str, str | None], ...]
     "REPLICAS_TABLE": ("agent_id", "replica_id", ()),
     "INTERRUPTIONS_TABLE": ("agent_id", "event_id", (("pool-index", "pool_id", "detected_at"),)),
     "SWITCHES_TABLE": ("agent_id", "switch_id", ()),
+    "MODEL_SESSIONS_TABLE": ("session_id", None, (("listing-index", "listing", "session_id"),)),
+    "MODEL_SLOTS_TABLE": ("model", None, ()),
     "STATE_SNAPSHOTS_TABLE": ("agent_id", "snapshot_id", ()),
 }
 

@@ -13,12 +13,14 @@ from spot_optimizer.adapters.clients import ClientRow
 from spot_optimizer.adapters.heartbeats import HeartbeatRow
 from spot_optimizer.adapters.instances import InstanceRow
 from spot_optimizer.adapters.interruptions import InterruptionRow
+from spot_optimizer.adapters.model_sessions import ModelSessionRow, SlotsRow
 from spot_optimizer.adapters.replicas import ReplicaRow
 from spot_optimizer.adapters.switches import SwitchRow
 from spot_optimizer.adapters.tokens import TokenRow
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.clients import Client
 from spot_optimizer.domain.handover import agent_values
+from spot_optimizer.domain.model_sessions import ModelSession, Slots
 from spot_optimizer.domain.replicas import Replica, instance_values
 from spot_optimizer.domain.tokens import Token, token_values
 from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
@@ -36,6 +38,8 @@ ROWS = {
     Switch: (SwitchRow, set()),
     Token: (TokenRow, set()),
     Client: (ClientRow, {"listing"}),
+    ModelSession: (ModelSessionRow, {"listing"}),
+    Slots: (SlotsRow, set()),
 }
 
 

@@ -16,6 +16,7 @@ from moto import mock_aws
 
 from functions.agent_api import handler as agent_api
 from functions.authorize import handler as authorize
+from functions.model_api import handler as model_api
 from functions.operator_api import handler as operator_api
 from functions.replica_api import handler as replica_api
 from functions.snapshot_api import handler as snapshot_api
@@ -33,6 +34,7 @@ KEY = "primary-key-of-at-least-32-characters"
 
 _OPERATOR_PATHS = re.compile(r"^/api/(health|openapi\.json|clients|tokens)")
 _SNAPSHOT_PATHS = re.compile(r"^/api/agents/[^/]+/snapshots")
+_MODEL_PATHS = re.compile(r"^/api/admin/ml-models/")
 _REPLICA_PATHS = re.compile(r"^/api/agents/[^/]+/(replicas|handovers|create-emergency-replica|termination-imminent)")
 
 
@@ -101,6 +103,8 @@ class Http:
         router: Any = agent_api
         if _OPERATOR_PATHS.match(path):
             router = operator_api
+        elif _MODEL_PATHS.match(path):
+            router = model_api
         elif _REPLICA_PATHS.match(path):
             router = replica_api
         elif _SNAPSHOT_PATHS.match(path):
@@ -182,6 +186,8 @@ def environment() -> Iterator[None]:
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "SNAPSHOTS_BUCKET": "test-snapshots",
+        "MODELS_BUCKET": "test-models",
+        "ACTIVATE_MODEL_STATE_MACHINE_ARN": f"{machine}:activate-model",
         "FAIL_OVER_STATE_MACHINE_ARN": f"{machine}:fail-over",
         "PREPARE_REPLICA_STATE_MACHINE_ARN": f"{machine}:prepare-replica",
         "FAIL_OVER_FUNCTION": "fail-over",
@@ -214,10 +220,11 @@ def deployed(environment: None, signer: IdentitySigner) -> Http:
     ssm.put_parameter(Name="/test/api-url", Value="http://127.0.0.1:4566", Type="String")
     ssm.put_parameter(Name="/test/identity-certificate", Value=signer.certificate, Type="String")
     boto3.client("s3").create_bucket(Bucket="test-snapshots")
+    boto3.client("s3").create_bucket(Bucket="test-models")
     role = boto3.client("iam").create_role(RoleName="machine", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     machines = boto3.client("stepfunctions")
     definition = json.dumps({"StartAt": "End", "States": {"End": {"Type": "Succeed"}}})
-    for name in ("fail-over", "prepare-replica"):
+    for name in ("fail-over", "prepare-replica", "activate-model"):
         machines.create_state_machine(name=name, definition=definition, roleArn=role)
     context = SimpleNamespace(
         function_name="api",

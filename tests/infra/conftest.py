@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Deployment:
-    """All resources of the three stacks, by stack and logical id."""
+    """All resources of the stacks, by stack and logical id."""
 
     def __init__(self, templates: dict[str, dict[str, Any]]) -> None:
         self.templates = templates
@@ -71,6 +71,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Deploymen
     from infra.settings import Settings
     from infra.stacks.api import ApiStack
     from infra.stacks.data import DataStack
+    from infra.stacks.models import ModelStack
     from infra.stacks.workflow import WorkflowStack
 
     def build_stage(stage: str) -> Deployment:
@@ -80,10 +81,14 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Deploymen
         settings = Settings.from_context(app.node)
         data = DataStack(app, "data", settings=settings)
         workflow = WorkflowStack(app, "workflow", settings=settings, data=data)
+        ModelStack(app, "models", settings=settings, data=data)
         ApiStack(app, "api", settings=settings, data=data, workflow=workflow)
         app.synth()
         return Deployment(
-            {name: json.loads((out / f"{name}.template.json").read_text()) for name in ("data", "workflow", "api")}
+            {
+                name: json.loads((out / f"{name}.template.json").read_text())
+                for name in ("data", "workflow", "models", "api")
+            }
         )
 
     return build_stage

@@ -11,6 +11,13 @@ from tests.infra.conftest import Deployment, as_list
 
 FUNCTIONS = ("Authorize", "AgentApi", "ReplicaApi", "SnapshotApi", "OperatorApi", "FailOverRole", "PrepareReplicaRole")
 
+#: What each function that handles models may do with objects, below which prefix.
+MODEL_OBJECTS = {
+    "ModelApi": {("GetObject", "sessions"), ("PutObject", "sessions"), ("DeleteObject", "sessions")},
+    "ActivateModel": {("GetObject", "sessions"), ("DeleteObject", "sessions"), ("GetObject", "scored")},
+    "ScoreRisk": {("GetObject", "sessions"), ("PutObject", "scored")},
+}
+
 #: Actions for which AWS knows no narrower resource, or whose resource does not exist before the call.
 UNBOUNDED = (
     "xray:*",
@@ -119,6 +126,12 @@ def test_a_state_machine_invokes_its_function_and_no_other(dev: Deployment, mach
     assert resource["Fn::GetAtt"][0].startswith(f"{function}Function")
 
 
+def test_the_activation_invokes_what_activates_and_what_scores_and_nothing_else(dev: Deployment) -> None:
+    [statement] = statements_for(dev.statements("ActivateModelMachineRole"), "lambda:InvokeFunction")
+    invoked = {resource["Fn::GetAtt"][0] for resource in as_list(statement["Resource"])}
+    assert {name.split("Function")[0] for name in invoked} == {"ActivateModel", "ScoreRisk"}
+
+
 @pytest.mark.parametrize(
     ("function", "allowed", "prefix"),
     [("AgentApi", {"s3:PutObject"}, "log-tails"), ("SnapshotApi", {"s3:GetObject", "s3:PutObject"}, "snapshots")],
@@ -135,17 +148,38 @@ def test_objects_are_reached_below_one_prefix_only(
     assert all(f"/{prefix}/*" in resource for statement in reaching for resource in resources(statement))
 
 
+@pytest.mark.parametrize("function", sorted(MODEL_OBJECTS))
+def test_a_models_files_are_reached_below_their_prefix_only(dev: Deployment, function: str) -> None:
+    statements = dev.statements(f"{function}Role")
+    reached = {
+        (action, prefix)
+        for statement in statements
+        for action in as_list(statement["Action"])
+        if action.startswith("s3:") and action != "s3:ListBucket"
+        for prefix in ("sessions", "scored", "")
+        if any(f"/{prefix}/*" in resource for resource in resources(statement))
+    }
+    assert reached == {(f"s3:{action}", prefix) for action, prefix in MODEL_OBJECTS[function]}
+    for statement in statements_for(statements, "s3:ListBucket"):
+        assert statement["Condition"]["StringLike"]["s3:prefix"] in ("sessions/*", "scored/*")
+
+
+def test_what_scores_changes_no_model(dev: Deployment) -> None:
+    allowed = actions(dev.statements("ScoreRiskRole"))
+    assert {action for action in allowed if action.startswith("dynamodb:")} == {"dynamodb:GetItem"}
+
+
 def test_nobody_else_reaches_objects(dev: Deployment) -> None:
     reaching = statements_for(dev.all_statements(), "s3:PutObject") + statements_for(
         dev.all_statements(), "s3:GetObject"
     )
-    of_two = [
+    of_those = [
         statement
-        for function in ("AgentApi", "SnapshotApi")
+        for function in ("AgentApi", "SnapshotApi", *MODEL_OBJECTS)
         for statement in dev.statements(f"{function}Role")
         if any(action.startswith("s3:") for action in as_list(statement["Action"]))
     ]
-    assert all(statement in of_two for statement in reaching)
+    assert all(statement in of_those for statement in reaching)
 
 
 def test_only_the_preparation_of_a_replica_derives_join_tokens(dev: Deployment) -> None:

@@ -55,5 +55,5 @@ def test_what_is_looked_up_by_name_is_there(dev: Deployment, parameter: str) -> 
 
 def test_no_function_waits_longer_than_the_gateway(dev: Deployment) -> None:
     for name, function in dev.properties("AWS::Lambda::Function").items():
-        if not name.startswith(("FailOver", "PrepareReplica")):
+        if not name.startswith(("FailOver", "PrepareReplica", "ActivateModel", "ScoreRisk")):
             assert function["Timeout"] < 30

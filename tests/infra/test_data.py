@@ -18,6 +18,8 @@ KEYS = {
     "ReplicaInstances": ("agent_id", "replica_id"),
     "SpotInterruptionEvents": ("agent_id", "event_id"),
     "InstanceSwitches": ("agent_id", "switch_id"),
+    "ModelUploadSessions": ("session_id", None),
+    "ModelSlots": ("model", None),
     "StateSnapshots": ("agent_id", "snapshot_id"),
 }
 
@@ -49,7 +51,12 @@ def test_every_index_carries_whole_rows(dev: Deployment) -> None:
 
 @pytest.mark.parametrize(
     ("table", "attribute"),
-    [("Tokens", "expires_at"), ("Heartbeats", "forget_at"), ("StateSnapshots", "expires_at")],
+    [
+        ("Tokens", "expires_at"),
+        ("Heartbeats", "forget_at"),
+        ("StateSnapshots", "expires_at"),
+        ("ModelUploadSessions", "forget_at"),
+    ],
 )
 def test_rows_that_expire_are_forgotten(dev: Deployment, table: str, attribute: str) -> None:
     expiry = dev.only("AWS::DynamoDB::Table", table)["TimeToLiveSpecification"]

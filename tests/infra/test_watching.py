@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.infra.conftest import Deployment
+from tests.infra.conftest import ROOT, Deployment
 
 
 @pytest.mark.parametrize(("stage", "days"), [("dev", 7), ("prod", 90)])
@@ -21,7 +21,7 @@ def test_every_log_ends(request: pytest.FixtureRequest, stage: str, days: int) -
 def test_every_function_writes_json_to_a_log_of_its_own_and_is_traced(dev: Deployment) -> None:
     functions = dev.properties("AWS::Lambda::Function")
     logs = [function["LoggingConfig"]["LogGroup"]["Ref"] for function in functions.values()]
-    assert len(set(logs)) == len(functions) == 7
+    assert len(set(logs)) == len(functions) == len(list((ROOT / "functions").glob("*/handler.py")))
     for function in functions.values():
         assert function["LoggingConfig"]["LogFormat"] == "JSON"
         assert function["TracingConfig"] == {"Mode": "Active"}
@@ -37,7 +37,7 @@ def test_every_state_machine_is_traced_and_logged_without_payloads(dev: Deployme
 @pytest.mark.parametrize("metric", ["ExecutionsFailed", "ExecutionsTimedOut", "ExecutionsAborted"])
 def test_an_execution_that_does_not_succeed_calls_a_person(dev: Deployment, metric: str) -> None:
     watching = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == metric]
-    assert len(watching) == 2
+    assert len(watching) == len(dev.resources("AWS::StepFunctions::StateMachine"))
     for alarm in watching:
         assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (0, 1, 60)
 
@@ -55,9 +55,10 @@ def test_a_control_plane_that_died_silently_calls_a_person(dev: Deployment) -> N
 
 
 def test_every_alarm_says_what_it_means_and_speaks_to_the_topic(dev: Deployment) -> None:
-    [topic] = dev.resources("AWS::SNS::Topic")
+    topics = [{"Ref": topic} for topic in dev.resources("AWS::SNS::Topic")]
     for alarm in _alarms(dev):
-        assert alarm["AlarmActions"] == [{"Ref": topic}]
+        [action] = alarm["AlarmActions"]
+        assert action in topics
         assert len(alarm["AlarmDescription"].split()) >= 4
 
 

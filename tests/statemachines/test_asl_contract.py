@@ -18,7 +18,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "statemachines").glob("*.asl.json"))
 
 #: What a definition calls a function, and the folder of functions/ that is meant.
-FUNCTIONS: Mapping[str, str] = {"FailOverFunction": "fail_over", "PrepareReplicaFunction": "prepare_replica"}
+FUNCTIONS: Mapping[str, str] = {
+    "FailOverFunction": "fail_over",
+    "PrepareReplicaFunction": "prepare_replica",
+    "ActivateModelFunction": "activate_model",
+    "ScoreRiskFunction": "score_risk",
+}
+
+#: Of AWS's own errors: the state machine's, Lambda's, and those of a process that crashed or took too long.
+AWS_ERRORS = ("States.", "Lambda.", "Runtime.", "Sandbox.")
 
 #: Tasks whose failure must hold up nothing, each with the reason; every other failure ends the execution.
 GOES_ON_WITHOUT: Mapping[str, str] = {
@@ -165,7 +173,7 @@ def test_a_task_is_retried_with_patience(scope: Scope, name: str) -> None:
 def test_only_transient_errors_are_retried(scope: Scope, name: str) -> None:
     for retrier in scope.states[name]["Retry"]:
         for error in retrier["ErrorEquals"]:
-            if not error.startswith(("States.", "Lambda.")):
+            if not error.startswith(AWS_ERRORS):
                 assert issubclass(getattr(errors, error), errors.Transient)
 
 
@@ -213,7 +221,7 @@ def test_every_error_named_exists(scope: Scope, name: str) -> None:
     state = scope.states[name]
     for handler in (*state.get("Retry", ()), *state.get("Catch", ())):
         for error in handler["ErrorEquals"]:
-            if not error.startswith(("States.", "Lambda.")):
+            if not error.startswith(AWS_ERRORS):
                 assert issubclass(getattr(errors, error), errors.SpotOptimizerError)
 
 

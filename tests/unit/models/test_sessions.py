@@ -47,7 +47,9 @@ class Models:
 
     def begin(self, session_id: str) -> None:
         self.records.commit(
-            model_sessions.begin_activation(self.slots, self.session(session_id), key=None, forced_because=None)
+            model_sessions.begin_activation(
+                self.slots, self.session(session_id), key=None, forced_because=None, now=NOW
+            )
         )
 
     def make_live(self, session_id: str) -> None:
@@ -136,7 +138,7 @@ def test_of_two_activations_that_read_the_same_one_wins(models: Models) -> None:
     models.upload("m-1")
     models.upload("m-2")
     both = [
-        model_sessions.begin_activation(models.slots, models.session(each), key=None, forced_because=None)
+        model_sessions.begin_activation(models.slots, models.session(each), key=None, forced_because=None, now=NOW)
         for each in ("m-1", "m-2")
     ]
     models.records.commit(both[0])

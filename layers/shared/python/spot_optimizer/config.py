@@ -19,6 +19,8 @@ TABLE_SETTINGS: Mapping[Table, str] = {
     Table.SWITCHES: "SWITCHES_TABLE",
     Table.TOKENS: "TOKENS_TABLE",
     Table.SNAPSHOTS: "STATE_SNAPSHOTS_TABLE",
+    Table.MODEL_SESSIONS: "MODEL_SESSIONS_TABLE",
+    Table.MODEL_SLOTS: "MODEL_SLOTS_TABLE",
 }
 DEFAULT_HEARTBEAT_TIMEOUT = timedelta(seconds=300)
 
@@ -70,6 +72,16 @@ class Config:
     def snapshots_bucket(self) -> str:
         """Bucket for log tails and snapshots."""
         return self._required("SNAPSHOTS_BUCKET")
+
+    @property
+    def models_bucket(self) -> str:
+        """Bucket for uploaded models, and for what they were asked."""
+        return self._required("MODELS_BUCKET")
+
+    @property
+    def activate_model_state_machine_arn(self) -> str:
+        """The workflow that makes a model live."""
+        return self._required("ACTIVATE_MODEL_STATE_MACHINE_ARN")
 
     @property
     def fail_over_state_machine_arn(self) -> str:

@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.claims import Execution
+from spot_optimizer.domain.model_comparison import Outcome
+from spot_optimizer.domain.model_sessions import ModelSession, Slots
+from spot_optimizer.domain.models import Manifest, ModelFile, Row
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.writes import Transaction
@@ -162,4 +165,107 @@ class Joining(Protocol):
 
     def user_data(self, *, agent_id: str, replica_id: str, launch_number: int, now: datetime) -> str:
         """User data with a one-time join token; the same for the same arguments, and only its hash is stored."""
+        ...
+
+
+class ModelRecords(Protocol):
+    """What is known of uploaded models. Every read is strongly consistent and by key."""
+
+    def slots(self) -> Slots:
+        """What serves, and what is under way."""
+        ...
+
+    def session(self, session_id: str) -> ModelSession:
+        """Raises: ModelSessionUnknown."""
+        ...
+
+    def commit(self, transaction: Transaction) -> None:
+        """As `Records.commit`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Where one file goes: a PUT with these headers, and with exactly the bytes that were announced."""
+
+    name: str
+    url: str
+    headers: Mapping[str, str]
+    expires_at: datetime
+
+
+class ModelFiles(Protocol):
+    """The files of uploaded models."""
+
+    def put_manifest(self, session_id: str, manifest: Manifest) -> None:
+        """Keep the manifest."""
+        ...
+
+    def manifest(self, session_id: str) -> Manifest:
+        """Raises: ModelRejected."""
+        ...
+
+    def sign_upload(self, session_id: str, file: ModelFile, *, now: datetime) -> Upload:
+        """Sign one upload, bound to the file's size and checksum."""
+        ...
+
+    def missing(self, session_id: str, names: Collection[str]) -> tuple[str, ...]:
+        """Those of the files that are not there."""
+        ...
+
+    def read(self, session_id: str, name: str, *, at_most_bytes: int) -> bytes:
+        """A file's content, cut off behind `at_most_bytes`.
+
+        Raises:
+            UploadIncomplete: It is not there.
+        """
+        ...
+
+    def delete(self, session_id: str) -> None:
+        """Delete all of a session's files; again is no error."""
+        ...
+
+
+class Activations(Protocol):
+    """The state machine that activates models."""
+
+    def start(self, name: str, payload: Mapping[str, Any]) -> None:
+        """Start the execution, or find it."""
+        ...
+
+    def state(self, name: str) -> Execution:
+        """What became of it."""
+        ...
+
+    def arn(self, name: str) -> str:
+        """Where to look at it."""
+        ...
+
+
+class LoadedModel(Protocol):
+    """A model in memory."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The columns it takes, in order."""
+        ...
+
+    def score(self, rows: Sequence[Row], *, features: Sequence[str] | None = None) -> list[list[float]]:
+        """One probability per horizon for each row; `features` names the columns if they are not the model's own."""
+        ...
+
+
+class LoadModel(Protocol):
+    """Makes a model of files that were found to be in order."""
+
+    def __call__(self, manifest: Manifest, files: Mapping[str, bytes]) -> LoadedModel:
+        """Raises: ModelRejected."""
+        ...
+
+
+class Outcomes(Protocol):
+    """What was scored, and what became of it."""
+
+    def recent(self, *, now: datetime) -> tuple[Outcome, ...]:
+        """Rows that were scored lately, and long enough ago for their outcome to be known."""
         ...

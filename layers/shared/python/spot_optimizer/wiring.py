@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.fleet import DynamoFleet
     from spot_optimizer.adapters.identity import SignedDocuments
     from spot_optimizer.adapters.log_tails import S3LogTails
+    from spot_optimizer.adapters.model_objects import S3ModelFiles
+    from spot_optimizer.adapters.model_outcomes import S3Outcomes
+    from spot_optimizer.adapters.model_sessions import DynamoModels
     from spot_optimizer.adapters.parameters import Parameters
     from spot_optimizer.adapters.reconciling import LambdaReconciling
     from spot_optimizer.adapters.records import DynamoRecords
     from spot_optimizer.adapters.sessions import Clients
     from spot_optimizer.adapters.snapshot_objects import S3SnapshotObjects
+    from spot_optimizer.adapters.workflows import StepFunctionsActivations
+    from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
     from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
 
@@ -216,6 +221,80 @@ def reconciling() -> LambdaReconciling:
 
     config = settings()
     return LambdaReconciling(_clients(), function_name=lambda: config.fail_over_function)
+
+
+@lru_cache
+def models() -> DynamoModels:
+    """What is known of uploaded models."""
+    from spot_optimizer.adapters.model_sessions import DynamoModels
+
+    config = settings()
+    return DynamoModels(
+        _database(),
+        sessions_table_name=lambda: config.table(Table.MODEL_SESSIONS),
+        slots_table_name=lambda: config.table(Table.MODEL_SLOTS),
+    )
+
+
+@lru_cache
+def model_files() -> S3ModelFiles:
+    """The files of uploaded models."""
+    from spot_optimizer.adapters.model_objects import S3ModelFiles
+
+    config = settings()
+    return S3ModelFiles(_clients(), bucket=lambda: config.models_bucket)
+
+
+@lru_cache
+def activations() -> StepFunctionsActivations:
+    """The state machine that activates models."""
+    from spot_optimizer.adapters.workflows import StepFunctionsActivations
+
+    config = settings()
+    return StepFunctionsActivations(_clients(), machine=lambda: config.activate_model_state_machine_arn)
+
+
+@lru_cache
+def outcomes() -> S3Outcomes:
+    """What was scored, and what became of it."""
+    from spot_optimizer.adapters.model_outcomes import S3Outcomes
+
+    config = settings()
+    return S3Outcomes(
+        _clients(),
+        _database(),
+        bucket=lambda: config.models_bucket,
+        interruptions_table_name=lambda: config.table(Table.INTERRUPTIONS),
+    )
+
+
+class _WiredModelPlane:
+    """The ports that models are handled through on AWS, each built when it is first asked for."""
+
+    @property
+    def models(self) -> DynamoModels:
+        return models()
+
+    @property
+    def model_files(self) -> S3ModelFiles:
+        return model_files()
+
+    @property
+    def activations(self) -> StepFunctionsActivations:
+        return activations()
+
+    @property
+    def outcomes(self) -> S3Outcomes:
+        return outcomes()
+
+    def clock(self) -> datetime:
+        return clock()
+
+
+@lru_cache
+def model_plane() -> ModelPlane:
+    """Everything that handling models needs from outside."""
+    return _WiredModelPlane()
 
 
 def warm_up() -> None:

@@ -39,7 +39,7 @@ class DynamoRecords:
 
     Args:
         database: The connection.
-        tables: Physical names of those tables this function may touch.
+        tables: Physical names of those tables this function may touch; others than a failover's are passed over.
         heartbeats_table_name: Tells the physical name of the heartbeats' table; asked when it is first used.
     """
 
@@ -48,7 +48,7 @@ class DynamoRecords:
     ) -> None:
         self._database = database
         self._tables: dict[Table, BoundTable[Any]] = {
-            table: _BINDINGS[table](database, table_name) for table, table_name in tables.items()
+            table: _BINDINGS[table](database, table_name) for table, table_name in tables.items() if table in _BINDINGS
         }
         self._heartbeats_table_name = heartbeats_table_name
 

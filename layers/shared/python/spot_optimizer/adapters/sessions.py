@@ -111,7 +111,7 @@ class Clients:
 
     @cached_property
     def s3(self) -> S3Client:
-        """S3; it is only asked to sign URLs."""
+        """S3."""
         return cast("S3Client", self._client("s3"))
 
     @cached_property

@@ -36,18 +36,11 @@ class StepFunctionsWorkflows:
 
     def fail_over_state(self, name: str) -> Execution:
         """What became of the execution."""
-        with service_failures(_SERVICE):
-            try:
-                answer = self._clients.step_functions.describe_execution(executionArn=self.fail_over_arn(name))
-            except ClientError as error:
-                if error_code(error) == "ExecutionDoesNotExist":
-                    return Execution.UNKNOWN
-                raise
-        return Execution.RUNNING if answer["status"] == "RUNNING" else Execution.ENDED
+        return _state(self._clients, self.fail_over_arn(name))
 
     def fail_over_arn(self, name: str) -> str:
         """Where to look at the execution."""
-        return f"{self._fail_over_machine().replace(':stateMachine:', ':execution:', 1)}:{name}"
+        return _execution_arn(self._fail_over_machine(), name)
 
     def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
         """As `start_fail_over`."""
@@ -63,12 +56,56 @@ class StepFunctionsWorkflows:
                     raise
 
     def _start(self, machine: str, name: str, payload: Mapping[str, Any]) -> None:
-        with service_failures(_SERVICE):
-            try:
-                self._clients.step_functions.start_execution(
-                    stateMachineArn=machine, name=name, input=json.dumps(payload, sort_keys=True)
-                )
-            except ClientError as error:
-                # The name is what makes a start idempotent: whoever was first has started the same work.
-                if error_code(error) != "ExecutionAlreadyExists":
-                    raise
+        _start(self._clients, machine, name, payload)
+
+
+class StepFunctionsActivations:
+    """Implements `Activations`.
+
+    Args:
+        clients: SDK clients.
+        machine: Tells the state machine's ARN; asked when it is first used.
+    """
+
+    def __init__(self, clients: Clients, *, machine: Callable[[], str]) -> None:
+        self._clients = clients
+        self._machine = machine
+
+    def start(self, name: str, payload: Mapping[str, Any]) -> None:
+        """Start the execution, or find it."""
+        _start(self._clients, self._machine(), name, payload)
+
+    def state(self, name: str) -> Execution:
+        """What became of it."""
+        return _state(self._clients, self.arn(name))
+
+    def arn(self, name: str) -> str:
+        """Where to look at it."""
+        return _execution_arn(self._machine(), name)
+
+
+def _start(clients: Clients, machine: str, name: str, payload: Mapping[str, Any]) -> None:
+    with service_failures(_SERVICE):
+        try:
+            clients.step_functions.start_execution(
+                stateMachineArn=machine, name=name, input=json.dumps(payload, sort_keys=True)
+            )
+        except ClientError as error:
+            # The name is what makes a start idempotent: whoever was first has started the same work.
+            if error_code(error) != "ExecutionAlreadyExists":
+                raise
+
+
+def _state(clients: Clients, execution_arn: str) -> Execution:
+    with service_failures(_SERVICE):
+        try:
+            answer = clients.step_functions.describe_execution(executionArn=execution_arn)
+        except ClientError as error:
+            if error_code(error) == "ExecutionDoesNotExist":
+                return Execution.UNKNOWN
+            raise
+    return Execution.RUNNING if answer["status"] == "RUNNING" else Execution.ENDED
+
+
+def _execution_arn(machine: str, name: str) -> str:
+    return f"{machine.replace(':stateMachine:', ':execution:', 1)}:{name}"

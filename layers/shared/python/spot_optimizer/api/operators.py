@@ -8,6 +8,7 @@ from pydantic import Field
 
 from spot_optimizer.api.fields import Answer, Body, Moment, Name
 from spot_optimizer.domain.clients import Client
+from spot_optimizer.domain.model_sessions import Slots
 from spot_optimizer.domain.tokens import Presented, Token, TokenKind, write
 
 
@@ -66,6 +67,25 @@ class TokenAnswer(Answer):
         )
 
 
+class HealthModel(Answer):
+    """Which risk model serves. Versions are ids of model sessions."""
+
+    live: str | None = Field(description="None: the advisor band stands in.")
+    fallback: str | None
+    revision: int = Field(description="How often what is live has changed.")
+    changed_at: Moment | None
+
+    @classmethod
+    def of(cls, slots: Slots) -> HealthModel:
+        """From the slots' row."""
+        return cls(
+            live=slots.live_session_id,
+            fallback=slots.fallback_session_id,
+            revision=slots.revision,
+            changed_at=slots.changed_at,
+        )
+
+
 class HealthAnswer(Answer):
     """Whether the control plane can do its work."""
 
@@ -73,3 +93,4 @@ class HealthAnswer(Answer):
     version: str
     stage: str
     checks: dict[str, str]
+    model: HealthModel

@@ -26,6 +26,8 @@ STATUS: Mapping[type[SpotOptimizerError], HTTPStatus] = {
     errors.CommandUnknown: HTTPStatus.NOT_FOUND,
     errors.TokenUnknown: HTTPStatus.NOT_FOUND,
     errors.SnapshotUnknown: HTTPStatus.NOT_FOUND,
+    errors.ModelSessionUnknown: HTTPStatus.NOT_FOUND,
+    errors.ModelRejected: HTTPStatus.UNPROCESSABLE_CONTENT,
     errors.NoticeTooOld: HTTPStatus.UNPROCESSABLE_CONTENT,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_CONTENT,
     errors.Transient: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.writes import Change, Condition, Equals, Missing, OneOf, Table, Transaction
 from spot_optimizer.errors import ActivationInProgress, ActivationLost, ModelNotActivatable, NoFallbackModel
 
@@ -26,6 +27,9 @@ PROPAGATES_WITHIN: Final = timedelta(seconds=10)
 """After so long every warm function serves what is live; each looks at most `LOOK_EVERY` after it last looked."""
 
 LOOK_EVERY: Final = timedelta(seconds=3)
+
+STARTS_WITHIN: Final = timedelta(minutes=1)
+"""An activation that was begun has an execution after so long, or never will."""
 
 
 class SessionStatus(enum.StrEnum):
@@ -86,6 +90,7 @@ class Slots:
         activation: Number of activations that were begun; names the execution of the last one.
         activating_session_id: The one under way.
         activation_key: Idempotency key of the last activation that was asked for.
+        begun_at: When the last activation was begun.
         unconfirmed: Whether the activation under way has made its session live, and nobody has seen it serve yet.
         displaced_session_id: The fallback that this one pushed out, kept until it is confirmed.
         fallback_key: Idempotency key of the last fallback that was asked for.
@@ -99,6 +104,7 @@ class Slots:
     fallback_session_id: str | None = None
     activating_session_id: str | None = None
     activation_key: str | None = None
+    begun_at: datetime | None = None
     unconfirmed: bool = False
     displaced_session_id: str | None = None
     fallback_key: str | None = None
@@ -150,7 +156,7 @@ def open_session(session: ModelSession) -> Transaction:
 
 
 def begin_activation(
-    slots: Slots, session: ModelSession, *, key: str | None, forced_because: str | None
+    slots: Slots, session: ModelSession, *, key: str | None, forced_because: str | None, now: datetime
 ) -> Transaction:
     """Claim the slots for one session.
 
@@ -180,6 +186,7 @@ def begin_activation(
                     "unconfirmed": False,
                     "activating_session_id": session.session_id,
                     "activation_key": key,
+                    "begun_at": now,
                 },
             ),
             Change(
@@ -373,6 +380,15 @@ def note(session: ModelSession, step: str, finding: str) -> Transaction:
             ),
         ),
     )
+
+
+def is_given_up(slots: Slots, execution: Execution, *, now: datetime) -> bool:
+    """Whether the activation that claims the slots does not run any more, so that somebody else must end it."""
+    if slots.activating_session_id is None or slots.begun_at is None:
+        return False
+    if execution is Execution.UNKNOWN:
+        return now - slots.begun_at > STARTS_WITHIN
+    return execution is Execution.ENDED
 
 
 def require_activating(slots: Slots, session_id: str) -> None:

@@ -16,7 +16,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final
 
-from spot_optimizer.errors import ModelRejected
+from spot_optimizer.errors import InvalidRequest, ModelRejected
 
 FORMAT_VERSION: Final = 1
 HORIZONS_HOURS: Final = (1, 6)
@@ -223,6 +223,47 @@ class Scaler:
             if value <= 0:
                 raise ModelRejected(f"scaler.scale of '{name}' is {value}; expected a number above 0")
         return cls(tuple(features), mean, scale)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRequest:
+    """Rows to be scored.
+
+    Attributes:
+        features: Names of their columns.
+        pool_ids: One per row, where what becomes of them shall be learned; else empty.
+    """
+
+    features: tuple[str, ...]
+    rows: tuple[Row, ...]
+    pool_ids: tuple[str, ...] = ()
+
+
+MOST_SCORED_ROWS: Final = 50_000
+
+
+def scoring_request(given: Mapping[str, Any]) -> ScoringRequest:
+    """Read a request to score rows: `features`, `rows` with null where a value is unknown, and perhaps `pool_ids`.
+
+    Raises:
+        InvalidRequest: It is malformed.
+    """
+    features, rows, pool_ids = given.get("features"), given.get("rows"), given.get("pool_ids", [])
+    if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
+        raise InvalidRequest("'features' names no columns", field="features", expected="a list of names")
+    if not isinstance(rows, list) or not 1 <= len(rows) <= MOST_SCORED_ROWS:
+        raise InvalidRequest("'rows' can not be scored", field="rows", expected=f"1 to {MOST_SCORED_ROWS} rows")
+    for number, row in enumerate(rows):
+        values_fit = isinstance(row, list) and all(value is None or is_finite_number(value) for value in row)
+        if not values_fit or len(row) != len(features):
+            raise InvalidRequest(
+                f"row {number} can not be scored",
+                field=f"rows.{number}",
+                expected=f"{len(features)} finite numbers, null where one is unknown",
+            )
+    if not isinstance(pool_ids, list) or len(pool_ids) not in (0, len(rows)):
+        raise InvalidRequest("'pool_ids' does not fit the rows", field="pool_ids", expected="one per row, or none")
+    return ScoringRequest(tuple(features), tuple(map(tuple, rows)), tuple(map(str, pool_ids)))
 
 
 _SCALER_FORM = '{"format_version": 1, "features": [names], "mean": [numbers], "scale": [numbers above 0]}'

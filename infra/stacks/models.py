@@ -1,0 +1,102 @@
+"""Risk models: the workflow that makes one live, and the function that scores with it. A failover needs none of it."""
+
+from __future__ import annotations
+
+from aws_cdk import CfnOutput, Duration, Stack
+from constructs import Construct
+
+from infra.constructs.alarms import Alarms
+from infra.constructs.function import Function
+from infra.constructs.shared_layer import MlLayer, SharedLayer
+from infra.constructs.state_machine import StateMachine, state_machine_arn
+from infra.constructs.table import CONDITIONAL_WRITES
+from infra.settings import Settings
+from infra.stacks.data import DataStack
+
+_MINUTE = Duration.minutes(1)
+
+
+class ModelStack(Stack):
+    """What carries the layer that scores.
+
+    Attributes:
+        activate_model_arn: Of the state machine.
+    """
+
+    def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack) -> None:
+        super().__init__(
+            scope,
+            construct_id,
+            description="Spot Optimizer: risk models",
+            termination_protection=settings.keeps_data,
+        )
+        self._data = data
+        self._settings = settings
+        self._layer = SharedLayer(self, "SharedLayer", settings=settings)
+        self._ml_layer = MlLayer(self, "MlLayer", settings=settings)
+        self.activate_model_arn = state_machine_arn(self, settings, "activate_model")
+        activate_model = self._function("ActivateModel", folder="activate_model", timeout_seconds=120)
+        score_risk = self._function("ScoreRisk", folder="score_risk", timeout_seconds=60)
+        self._allow_activate_model(activate_model)
+        self._allow_score_risk(score_risk)
+        machine = StateMachine(
+            self,
+            "ActivateModelMachine",
+            settings=settings,
+            definition="activate_model",
+            substitutes={"ActivateModelFunction": activate_model, "ScoreRiskFunction": score_risk},
+        )
+        alarms = Alarms(self, "Alarms")
+        alarms.when_above_zero(
+            "ActivateModelFailed",
+            machine.machine.metric_failed(period=_MINUTE),
+            meaning="ActivateModel: a model was rolled back, or its activation failed; what was live before serves.",
+        )
+        alarms.when_above_zero(
+            "ActivateModelTimedOut",
+            machine.machine.metric_timed_out(period=_MINUTE),
+            meaning="ActivateModel: an activation timed out; the next one, or a fallback, ends it first.",
+        )
+        alarms.when_above_zero(
+            "ActivateModelAborted",
+            machine.machine.metric_aborted(period=_MINUTE),
+            meaning="ActivateModel: an activation was stopped by hand; the next one, or a fallback, ends it first.",
+        )
+        alarms.when_above_zero(
+            "ScoreRiskFunctionErrors",
+            score_risk.function.metric_errors(period=_MINUTE, statistic="Sum"),
+            meaning="ScoreRisk: rows were not scored; the advisor band stands in.",
+        )
+        CfnOutput(self, "ActivateModelStateMachineArn", value=self.activate_model_arn)
+        CfnOutput(self, "ScoreRiskFunctionName", value=score_risk.name)
+        CfnOutput(self, "ModelAlarmsTopicArn", value=alarms.topic.topic_arn)
+
+    def _function(self, name: str, *, folder: str, timeout_seconds: int) -> Function:
+        return Function(
+            self,
+            name,
+            settings=self._settings,
+            folder=folder,
+            layer=self._layer,
+            ml_layer=self._ml_layer,
+            environment=self._data.names,
+            timeout_seconds=timeout_seconds,
+            # one processor, and room for the largest model while it is decoded
+            memory_megabytes=1769,
+        )
+
+    def _allow_activate_model(self, function: Function) -> None:
+        data = self._data
+        data.model_sessions.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.model_slots.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.interruptions.allow_query_by(function.grantee, "pool-index")
+        data.models.allow(function, "GetObject", "DeleteObject", prefix="sessions")
+        data.models.allow(function, "GetObject", prefix="scored")
+        for prefix in ("sessions", "scored"):
+            data.models.allow_listing(function, prefix=prefix)
+
+    def _allow_score_risk(self, function: Function) -> None:
+        data = self._data
+        data.model_slots.allow(function.grantee, "GetItem")
+        data.models.allow(function, "GetObject", prefix="sessions")
+        data.models.allow(function, "PutObject", prefix="scored")
