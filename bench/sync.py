@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -282,10 +282,13 @@ class Bench:
         self.cases: dict[str, Case] = {}
         self.idle: dict[str, float] = {}
 
-    def run(self) -> None:
+    def run(self, *, only: Collection[str]) -> None:
+        """Measure: what changes, nothing changed, or both."""
         try:
-            self._measure_changes()
-            self._measure_nothing()
+            if "changes" in only:
+                self._measure_changes()
+            if "nothing" in only:
+                self._measure_nothing()
         finally:
             if self._rsync is not None:
                 self._rsync.close()
@@ -309,6 +312,7 @@ class Bench:
                     edit(tree, self._coin)
                     self._case(name).add("ours", ours.transfer())
                     self._copy_all(tree, name)
+                self._say(name)
         finally:
             ours.close()
         shutil.rmtree(tree)
@@ -331,6 +335,7 @@ class Bench:
                     cost = run_rsync(["-a", "--fsync", *shell, f"{tree}/", f"127.0.0.1:{target}/"])
                     self._case("initial").add("rsync -a --fsync, ssh", cost)
                     shutil.rmtree(target)
+        self._say("initial")
 
     def _measure_nothing(self) -> None:
         tree = self._folder / "many"
@@ -344,7 +349,9 @@ class Bench:
                 for _ in range(self._pairs):
                     self._case(name).add("ours", ours.transfer())
                     self._copy_all(tree, name)
+                self._say(name)
                 self.idle[name] = idle_cpu_percent(ours)
+                print(f"idle with {self._many} files, {name}: {self.idle[name]:.1f} % of one CPU", flush=True)
             finally:
                 ours.close()
 
@@ -359,6 +366,9 @@ class Bench:
 
     def _case(self, name: str) -> Case:
         return self.cases.setdefault(name, Case())
+
+    def _say(self, name: str) -> None:
+        print(table(name, self.cases[name]), flush=True)
 
 
 def idle_cpu_percent(ours: Ours, *, seconds: float = 10.0) -> float:
@@ -387,14 +397,14 @@ def _await_port(port: int) -> None:
         time.sleep(0.05)
 
 
-def table(cases: dict[str, Case]) -> str:
-    """One line per case and contender: medians."""
-    lines = [f"{'case':22}{'contender':24}{'seconds':>10}{'MB sent':>10}"]
-    for name, case in cases.items():
-        for contender in case.costs:
-            seconds, sent = case.median(contender, "seconds"), case.median(contender, "sent_bytes") / 1e6
-            lines.append(f"{name:22}{contender:24}{seconds:10.3f}{sent:10.2f}")
-    return "\n".join(lines)
+def table(name: str, case: Case) -> str:
+    """One line per contender: medians; and the ratios."""
+    lines = []
+    for contender in case.costs:
+        seconds, sent = case.median(contender, "seconds"), case.median(contender, "sent_bytes") / 1e6
+        lines.append(f"{name:22}{contender:24}{seconds:10.3f} s{sent:10.2f} MB")
+    ratios = [f"{what} {value:.3f}" for what, value in case.summary().items() if what.endswith(("_ratio", "_ssh"))]
+    return "\n".join([*lines, f"{name:22}ours / rsync's better: {', '.join(ratios)}"])
 
 
 def main() -> int:
@@ -404,6 +414,7 @@ def main() -> int:
     parser.add_argument("--mib", type=int, default=1024, help="size of the large file")
     parser.add_argument("--files", type=int, default=5_000, help="small files beside it")
     parser.add_argument("--many", type=int, default=100_000, help="small files of which nothing changes")
+    parser.add_argument("--only", choices=("changes", "nothing"), action="append", help="measure less than all")
     parser.add_argument("--out", type=Path, default=Path("build/bench/sync.json"))
     parser.add_argument("--within", type=Path, help="where the trees go; needs three times their size and more")
     arguments = parser.parse_args()
@@ -415,18 +426,15 @@ def main() -> int:
         bench = Bench(
             Path(folder), pairs=arguments.pairs, mib=arguments.mib, files=arguments.files, many=arguments.many
         )
-        bench.run()
-    print(table(bench.cases))
-    for name, percent in bench.idle.items():
-        print(f"idle with {arguments.many} files, {name}: {percent:.1f} % of one CPU")
-    result = {
-        "cases": {name: case.summary() for name, case in bench.cases.items()},
-        "idle_cpu_percent": bench.idle,
-        "sizes": {"mib": arguments.mib, "files": arguments.files, "many": arguments.many},
-        "rsync": shutil.which("rsync") is not None,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        bench.run(only=arguments.only or ("changes", "nothing"))
+        result = {
+            "cases": {name: case.summary() for name, case in bench.cases.items()},
+            "idle_cpu_percent": bench.idle,
+            "sizes": {"mib": arguments.mib, "files": arguments.files, "many": arguments.many},
+            "rsync": shutil.which("rsync") is not None,
+        }
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 

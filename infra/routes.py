@@ -43,6 +43,14 @@ MODEL_API: Final = (
     "POST /api/admin/ml-models/fallback",
 )
 
+PRICE_API: Final = (
+    "POST /api/agents/{agent_id}/pricing",
+    "GET /api/pools",
+    "GET /api/pools/{pool_id}/prices",
+    "GET /api/pools/{pool_id}/quality",
+    "POST /api/pools/{pool_id}/gaps/fill",
+)
+
 OPERATOR_API: Final = (
     "GET /api/clients",
     "POST /api/clients",

@@ -59,12 +59,14 @@ class ApiStack(Stack):
         agent_api = self._function("AgentApi", timeout_seconds=15, memory_megabytes=512)
         replica_api = self._function("ReplicaApi", timeout_seconds=15, memory_megabytes=512)
         snapshot_api = self._function("SnapshotApi", timeout_seconds=25, memory_megabytes=512)
+        price_api = self._function("PriceApi", timeout_seconds=25, memory_megabytes=1024)
         operator_api = self._function("OperatorApi", timeout_seconds=15, memory_megabytes=512)
         model_api = self._function("ModelApi", timeout_seconds=15, memory_megabytes=512)
         self._allow_authorize(authorize)
         self._allow_agent_api(agent_api)
         self._allow_replica_api(replica_api)
         self._allow_snapshot_api(snapshot_api)
+        self._allow_price_api(price_api)
         self._allow_operator_api(operator_api)
         self._allow_model_api(model_api)
 
@@ -72,6 +74,7 @@ class ApiStack(Stack):
         api.serve(routes.AGENT_API, by=agent_api)
         api.serve(routes.REPLICA_API, by=replica_api)
         api.serve(routes.SNAPSHOT_API, by=snapshot_api)
+        api.serve(routes.PRICE_API, by=price_api)
         api.serve(routes.OPERATOR_API, by=operator_api)
         api.serve(routes.MODEL_API, by=model_api)
         api.serve_anyone(
@@ -101,6 +104,7 @@ class ApiStack(Stack):
                 "FAIL_OVER_STATE_MACHINE_ARN": self._workflow.fail_over_arn,
                 "PREPARE_REPLICA_STATE_MACHINE_ARN": self._workflow.prepare_replica_arn,
                 "ACTIVATE_MODEL_STATE_MACHINE_ARN": state_machine_arn(self, self._settings, "activate_model"),
+                "FILL_GAPS_STATE_MACHINE_ARN": self._workflow.fill_gaps_arn,
                 "FAIL_OVER_FUNCTION": self._workflow.fail_over.name,
                 "API_URL_PARAMETER": self._settings.api_url_parameter,
                 "IDENTITY_CERTIFICATE_PARAMETER": self._settings.identity_certificate_parameter,
@@ -165,6 +169,16 @@ class ApiStack(Stack):
         data.models.allow_listing(function, prefix="sessions")
         function.allow("states:StartExecution", on=state_machine_arn(self, self._settings, "activate_model"))
         allow_following_executions(function, self._settings, "activate_model")
+
+    def _allow_price_api(self, function: Function) -> None:
+        data = self._data
+        data.agents.allow(function.grantee, "GetItem")
+        data.pools.allow(function.grantee, "GetItem")
+        data.pools.allow_query_by(function.grantee, "listing-index")
+        data.raw_prices.allow(function.grantee, "PutItem", "Query")
+        data.clean_prices.allow(function.grantee, "UpdateItem", "Query")
+        data.inferred_prices.allow(function.grantee, "Query")
+        function.allow("states:StartExecution", on=self._workflow.fill_gaps_arn)
 
     def _allow_operator_api(self, function: Function) -> None:
         data = self._data

@@ -24,6 +24,10 @@ class DataStack(Stack):
         interruptions: Every signal, and what was done about it.
         switches: Every promotion.
         state_snapshots: Complete snapshots of state, and how they follow each other.
+        pools: Pools whose prices are kept.
+        raw_prices: What was submitted, for 30 days.
+        clean_prices: The best price of each pool and 5-minute bucket.
+        inferred_prices: What was inferred where nothing was measured.
         snapshots: The bucket of state and log tails.
         model_sessions: Uploaded risk models.
         model_slots: The one row that says which of them is live, and which is the fallback.
@@ -95,6 +99,27 @@ class DataStack(Stack):
             range_key="snapshot_id",
             expires_by="expires_at",
         )
+        self.pools = Table(
+            self,
+            "Pools",
+            settings=settings,
+            hash_key="pool_id",
+            indexes=(Index("listing-index", hash_key="listing", range_key="pool_id"),),
+        )
+        self.raw_prices = Table(
+            self,
+            "PricingSubmissionsRaw",
+            settings=settings,
+            hash_key="submitter",
+            range_key="kept_under",
+            expires_by="forget_at",
+        )
+        self.clean_prices = Table(
+            self, "PricingSnapshotsClean", settings=settings, hash_key="pool_id", range_key="bucket_start"
+        )
+        self.inferred_prices = Table(
+            self, "PricingSnapshotsInterpolated", settings=settings, hash_key="pool_id", range_key="bucket_start"
+        )
         self.snapshots = SnapshotsBucket(self, "Snapshots", settings=settings)
         self.model_sessions = Table(
             self,
@@ -110,6 +135,12 @@ class DataStack(Stack):
         CfnOutput(self, "ClientsTable", value=self.clients.name, description="For the first operator's token")
         CfnOutput(self, "TokensTable", value=self.tokens.name, description="For the first operator's token")
         CfnOutput(self, "ModelsBucket", value=self.models.name, description="Risk models")
+        CfnOutput(self, "PoolsTable", value=self.pools.name, description="For demo data and measurements")
+        CfnOutput(self, "RawPricesTable", value=self.raw_prices.name, description="For demo data and measurements")
+        CfnOutput(self, "CleanPricesTable", value=self.clean_prices.name, description="For demo data and measurements")
+        CfnOutput(
+            self, "InferredPricesTable", value=self.inferred_prices.name, description="For demo data and measurements"
+        )
         CfnOutput(self, "SnapshotsBucket", value=self.snapshots.name, description="State and log tails")
 
     @property
@@ -125,6 +156,10 @@ class DataStack(Stack):
             "INTERRUPTIONS_TABLE": self.interruptions.name,
             "SWITCHES_TABLE": self.switches.name,
             "STATE_SNAPSHOTS_TABLE": self.state_snapshots.name,
+            "POOLS_TABLE": self.pools.name,
+            "PRICING_SUBMISSIONS_RAW_TABLE": self.raw_prices.name,
+            "PRICING_SNAPSHOTS_CLEAN_TABLE": self.clean_prices.name,
+            "PRICING_SNAPSHOTS_INTERPOLATED_TABLE": self.inferred_prices.name,
             "SNAPSHOTS_BUCKET": self.snapshots.name,
             "MODEL_SESSIONS_TABLE": self.model_sessions.name,
             "MODEL_SLOTS_TABLE": self.model_slots.name,

@@ -1,8 +1,9 @@
-"""What happens when AWS takes an instance back: signals in, state machines, and the functions that do each step."""
+"""What goes on by itself: failovers, from signal to traffic, and the prices, from AWS to a series without gaps."""
 
 from __future__ import annotations
 
 from aws_cdk import CfnOutput, Duration, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
 from constructs import Construct
 
 from infra.constructs.alarms import Alarms
@@ -17,6 +18,7 @@ from infra.constructs.function import Function
 from infra.constructs.interruption_signals import InterruptionSignals
 from infra.constructs.join_key import JoinKey
 from infra.constructs.parameter import parameter_arn
+from infra.constructs.price_schedule import PriceSchedule
 from infra.constructs.shared_layer import SharedLayer
 from infra.constructs.state_machine import (
     StateMachine,
@@ -32,13 +34,14 @@ _MINUTE = Duration.minutes(1)
 
 
 class WorkflowStack(Stack):
-    """Both workflows.
+    """The workflows.
 
     Attributes:
         fail_over: Starts failovers, sweeps, and runs each task of one: a failover pays one cold start at most, and the
             sweep keeps it warm.
         fail_over_arn: Of the state machine.
         prepare_replica_arn: Of the state machine.
+        fill_gaps_arn: Of the state machine.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack) -> None:
@@ -51,6 +54,7 @@ class WorkflowStack(Stack):
         self._data = data
         self.fail_over_arn = state_machine_arn(self, settings, "fail_over")
         self.prepare_replica_arn = state_machine_arn(self, settings, "prepare_replica")
+        self.fill_gaps_arn = state_machine_arn(self, settings, "fill_gaps")
         failures = FailureQueue(self, "Failures")
         failures.allow_events_of(self.account)
         join_key = JoinKey(self, "JoinKey", settings=settings)
@@ -83,8 +87,31 @@ class WorkflowStack(Stack):
             timeout_seconds=60,
             memory_megabytes=512,
         )
+        self.collect_prices = Function(
+            self,
+            "CollectPrices",
+            settings=settings,
+            folder="collect_prices",
+            layer=layer,
+            environment=data.names,
+            timeout_seconds=120,
+            memory_megabytes=512,
+            failures=failures.queue,
+        )
+        self.fill_gaps = Function(
+            self,
+            "FillGaps",
+            settings=settings,
+            folder="fill_gaps",
+            layer=layer,
+            environment=data.names,
+            timeout_seconds=60,
+            memory_megabytes=512,
+        )
         self._allow_fail_over(settings)
         self._allow_prepare_replica(settings)
+        self._allow_collect_prices()
+        self._allow_fill_gaps()
         join_key.allow_deriving(self.prepare_replica.grantee)
 
         fail_over_machine = StateMachine(
@@ -101,11 +128,27 @@ class WorkflowStack(Stack):
             definition="prepare_replica",
             substitutes={"PrepareReplicaFunction": self.prepare_replica},
         )
+        fill_gaps_machine = StateMachine(
+            self,
+            "FillGapsMachine",
+            settings=settings,
+            definition="fill_gaps",
+            substitutes={"FillGapsFunction": self.fill_gaps},
+        )
         InterruptionSignals(self, "Signals", starter=self.fail_over, undeliverable=failures.queue)
-        self._watch(fail_over_machine, prepare_replica_machine, failures)
+        PriceSchedule(
+            self,
+            "Prices",
+            collector=self.collect_prices,
+            filling=fill_gaps_machine,
+            undeliverable=failures.queue,
+        )
+        self._watch(fail_over_machine, prepare_replica_machine, fill_gaps_machine, failures)
 
         CfnOutput(self, "FailOverStateMachineArn", value=self.fail_over_arn)
         CfnOutput(self, "PrepareReplicaStateMachineArn", value=self.prepare_replica_arn)
+        CfnOutput(self, "FillGapsStateMachineArn", value=self.fill_gaps_arn)
+        CfnOutput(self, "CollectPricesFunctionName", value=self.collect_prices.name)
         CfnOutput(self, "FailOverFunctionName", value=self.fail_over.name)
 
     def _allow_fail_over(self, settings: Settings) -> None:
@@ -139,9 +182,38 @@ class WorkflowStack(Stack):
         allow_launching(function)
         allow_terminating(function)
 
-    def _watch(self, fail_over: StateMachine, prepare_replica: StateMachine, failures: FailureQueue) -> None:
+    def _allow_collect_prices(self) -> None:
+        data, function = self._data, self.collect_prices
+        data.agents.allow_query_by(function.grantee, "listing-index")
+        data.pools.allow(function.grantee, "GetItem", "UpdateItem")
+        data.pools.allow_query_by(function.grantee, "listing-index")
+        data.raw_prices.allow(function.grantee, "PutItem")
+        data.clean_prices.allow(function.grantee, "UpdateItem", "Query")
+        allow_looking(function, "DescribeSpotPriceHistory", "DescribeSubnets")
+
+    def _allow_fill_gaps(self) -> None:
+        data, function = self._data, self.fill_gaps
+        data.pools.allow(function.grantee, "GetItem")
+        data.pools.allow_query_by(function.grantee, "listing-index")
+        data.raw_prices.allow(function.grantee, "PutItem")
+        data.clean_prices.allow(function.grantee, "UpdateItem", "Query")
+        # an inference that nothing bears out any more is the one thing here that is ever deleted
+        data.inferred_prices.allow(function.grantee, "UpdateItem", "Query", "DeleteItem")
+        allow_looking(function, "DescribeSpotPriceHistory")
+
+    def _watch(
+        self,
+        fail_over: StateMachine,
+        prepare_replica: StateMachine,
+        fill_gaps: StateMachine,
+        failures: FailureQueue,
+    ) -> None:
         alarms = Alarms(self, "Alarms")
-        for name, machine in (("FailOver", fail_over.machine), ("PrepareReplica", prepare_replica.machine)):
+        for name, machine in (
+            ("FailOver", fail_over.machine),
+            ("PrepareReplica", prepare_replica.machine),
+            ("FillGaps", fill_gaps.machine),
+        ):
             alarms.when_above_zero(
                 f"{name}Failed", machine.metric_failed(period=_MINUTE), meaning=f"{name}: an execution failed."
             )
@@ -156,6 +228,8 @@ class WorkflowStack(Stack):
         for name, function in (
             ("FailOver", self.fail_over.function),
             ("PrepareReplica", self.prepare_replica.function),
+            ("CollectPrices", self.collect_prices.function),
+            ("FillGaps", self.fill_gaps.function),
         ):
             alarms.when_above_zero(
                 f"{name}FunctionErrors",
@@ -172,6 +246,14 @@ class WorkflowStack(Stack):
             self.fail_over.function.metric_invocations(period=_MINUTE, statistic="Sum"),
             minutes=5,
             meaning="Nobody looks for silent agents any more: the one-minute sweep has not run for five minutes.",
+        )
+        alarms.when_silent(
+            "CollectorStandsStill",
+            cloudwatch.Metric(
+                namespace="SpotOptimizer", metric_name="PriceCollections", period=_MINUTE, statistic="Sum"
+            ),
+            minutes=15,
+            meaning="No prices come from AWS any more: no collection has succeeded for a quarter hour.",
         )
         alarms.when_above_zero(
             "SignalLost",

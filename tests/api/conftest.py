@@ -18,6 +18,7 @@ from functions.agent_api import handler as agent_api
 from functions.authorize import handler as authorize
 from functions.model_api import handler as model_api
 from functions.operator_api import handler as operator_api
+from functions.price_api import handler as price_api
 from functions.replica_api import handler as replica_api
 from functions.snapshot_api import handler as snapshot_api
 from local.identity import IdentitySigner
@@ -35,6 +36,7 @@ KEY = "primary-key-of-at-least-32-characters"
 _OPERATOR_PATHS = re.compile(r"^/api/(health|openapi\.json|clients|tokens)")
 _SNAPSHOT_PATHS = re.compile(r"^/api/agents/[^/]+/snapshots")
 _MODEL_PATHS = re.compile(r"^/api/admin/ml-models/")
+_PRICE_PATHS = re.compile(r"^/api/(pools|agents/[^/]+/pricing)(/|$)")
 _REPLICA_PATHS = re.compile(r"^/api/agents/[^/]+/(replicas|handovers|create-emergency-replica|termination-imminent)")
 
 
@@ -105,6 +107,8 @@ class Http:
             router = operator_api
         elif _MODEL_PATHS.match(path):
             router = model_api
+        elif _PRICE_PATHS.match(path):
+            router = price_api
         elif _REPLICA_PATHS.match(path):
             router = replica_api
         elif _SNAPSHOT_PATHS.match(path):
@@ -190,6 +194,7 @@ def environment() -> Iterator[None]:
         "ACTIVATE_MODEL_STATE_MACHINE_ARN": f"{machine}:activate-model",
         "FAIL_OVER_STATE_MACHINE_ARN": f"{machine}:fail-over",
         "PREPARE_REPLICA_STATE_MACHINE_ARN": f"{machine}:prepare-replica",
+        "FILL_GAPS_STATE_MACHINE_ARN": f"{machine}:fill-gaps",
         "FAIL_OVER_FUNCTION": "fail-over",
         "API_URL_PARAMETER": "/test/api-url",
         "IDENTITY_CERTIFICATE_PARAMETER": "/test/identity-certificate",
@@ -224,7 +229,7 @@ def deployed(environment: None, signer: IdentitySigner) -> Http:
     role = boto3.client("iam").create_role(RoleName="machine", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     machines = boto3.client("stepfunctions")
     definition = json.dumps({"StartAt": "End", "States": {"End": {"Type": "Succeed"}}})
-    for name in ("fail-over", "prepare-replica", "activate-model"):
+    for name in ("fail-over", "prepare-replica", "activate-model", "fill-gaps"):
         machines.create_state_machine(name=name, definition=definition, roleArn=role)
     context = SimpleNamespace(
         function_name="api",

@@ -9,6 +9,7 @@ from typing import Any
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.gaps import InferredRow
 from spot_optimizer.domain.model_sessions import ModelSession, Slots
+from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.prices import CleanRow
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.snapshots import Snapshot
@@ -26,6 +27,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.MODEL_SESSIONS: ("session_id",),
     Table.MODEL_SLOTS: ("model",),
     Table.SNAPSHOTS: ("agent_id", "snapshot_id"),
+    Table.POOLS: ("pool_id",),
     Table.CLEAN_PRICES: ("pool_id", "bucket_start"),
     Table.INFERRED_PRICES: ("pool_id", "bucket_start"),
 }
@@ -39,6 +41,7 @@ VALUES: dict[Table, Callable[..., Any]] = {
     Table.MODEL_SESSIONS: ModelSession,
     Table.MODEL_SLOTS: Slots,
     Table.SNAPSHOTS: Snapshot,
+    Table.POOLS: PoolOfInterest,
     Table.CLEAN_PRICES: CleanRow,
     Table.INFERRED_PRICES: InferredRow,
 }

@@ -9,7 +9,18 @@ import pytest
 
 from tests.infra.conftest import Deployment, as_list
 
-FUNCTIONS = ("Authorize", "AgentApi", "ReplicaApi", "SnapshotApi", "OperatorApi", "FailOverRole", "PrepareReplicaRole")
+FUNCTIONS = (
+    "Authorize",
+    "AgentApi",
+    "ReplicaApi",
+    "SnapshotApi",
+    "PriceApi",
+    "OperatorApi",
+    "FailOverRole",
+    "PrepareReplicaRole",
+    "CollectPrices",
+    "FillGapsRole",
+)
 
 #: What each function that handles models may do with objects, below which prefix.
 MODEL_OBJECTS = {
@@ -54,11 +65,26 @@ def test_only_what_knows_nothing_narrower_is_allowed_on_everything(dev: Deployme
         assert any(fnmatchcase(action, pattern) for pattern in UNBOUNDED), action
 
 
-def test_nobody_scans_a_table_or_deletes_from_one(dev: Deployment) -> None:
+def test_nobody_scans_a_table(dev: Deployment) -> None:
     allowed = actions(dev.all_statements())
-    assert not {
-        action for action in allowed if action.startswith(("dynamodb:Scan", "dynamodb:Delete", "dynamodb:Batch"))
-    }
+    assert not {action for action in allowed if action.startswith(("dynamodb:Scan", "dynamodb:Batch"))}
+
+
+def test_nothing_is_deleted_but_inferences_and_only_where_gaps_are_filled(dev: Deployment) -> None:
+    assert [name for name in FUNCTIONS if "dynamodb:DeleteItem" in actions(dev.statements(name))] == ["FillGapsRole"]
+    [statement] = statements_for(dev.all_statements(), "dynamodb:DeleteItem")
+    [resource] = resources(statement)
+    assert "PricingSnapshotsInterpolated" in resource
+
+
+def test_only_agents_reports_the_collector_and_the_filling_write_prices(dev: Deployment) -> None:
+    writing = [
+        name
+        for name in FUNCTIONS
+        for statement in statements_for(dev.statements(name), "dynamodb:UpdateItem")
+        if any("PricingSnapshotsClean" in resource for resource in resources(statement))
+    ]
+    assert writing == ["PriceApi", "CollectPrices", "FillGapsRole"]
 
 
 def test_the_authorizer_only_reads(dev: Deployment) -> None:
@@ -66,7 +92,7 @@ def test_the_authorizer_only_reads(dev: Deployment) -> None:
     assert {action for action in allowed if not action.startswith(("logs:", "xray:"))} == {"dynamodb:GetItem"}
 
 
-@pytest.mark.parametrize("function", ["Authorize", "AgentApi", "SnapshotApi", "OperatorApi"])
+@pytest.mark.parametrize("function", ["Authorize", "AgentApi", "SnapshotApi", "PriceApi", "OperatorApi"])
 def test_what_agents_and_operators_write_to_directly_never_touches_ec2(dev: Deployment, function: str) -> None:
     touching = {action for action in actions(dev.statements(f"{function}Role")) if action.startswith("ec2:")}
     assert all(action.startswith("ec2:Describe") for action in touching)
@@ -118,7 +144,8 @@ def test_only_roles_below_one_path_reach_an_instance(dev: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "function"), [("FailOverMachine", "FailOver"), ("PrepareReplicaMachine", "PrepareReplica")]
+    ("machine", "function"),
+    [("FailOverMachine", "FailOver"), ("PrepareReplicaMachine", "PrepareReplica"), ("FillGapsMachine", "FillGaps")],
 )
 def test_a_state_machine_invokes_its_function_and_no_other(dev: Deployment, machine: str, function: str) -> None:
     [statement] = statements_for(dev.statements(f"{machine}Role"), "lambda:InvokeFunction")

@@ -21,6 +21,10 @@ KEYS = {
     "ModelUploadSessions": ("session_id", None),
     "ModelSlots": ("model", None),
     "StateSnapshots": ("agent_id", "snapshot_id"),
+    "Pools": ("pool_id", None),
+    "PricingSubmissionsRaw": ("submitter", "kept_under"),
+    "PricingSnapshotsClean": ("pool_id", "bucket_start"),
+    "PricingSnapshotsInterpolated": ("pool_id", "bucket_start"),
 }
 
 
@@ -56,6 +60,7 @@ def test_every_index_carries_whole_rows(dev: Deployment) -> None:
         ("Heartbeats", "forget_at"),
         ("StateSnapshots", "expires_at"),
         ("ModelUploadSessions", "forget_at"),
+        ("PricingSubmissionsRaw", "forget_at"),
     ],
 )
 def test_rows_that_expire_are_forgotten(dev: Deployment, table: str, attribute: str) -> None:

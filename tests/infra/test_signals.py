@@ -33,7 +33,7 @@ def test_each_signal_of_ec2_reaches_the_starter_whole(dev: Deployment, detail_ty
 
 
 def test_silent_agents_are_looked_for_every_minute(dev: Deployment) -> None:
-    [rule] = [rule for rule in dev.properties("AWS::Events::Rule").values() if "ScheduleExpression" in rule]
+    [rule] = [rule for name, rule in dev.properties("AWS::Events::Rule").items() if "SweepSilentAgents" in name]
     assert rule["ScheduleExpression"] == "rate(1 minute)"
     assert json.loads(rule["Targets"][0]["Input"]) == {"task": "SweepSilentAgents"}
 
@@ -45,8 +45,24 @@ def test_a_signal_is_tried_again_and_then_kept(dev: Deployment) -> None:
             assert target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("FailuresQueue")
 
 
-def test_every_target_may_be_invoked_by_its_rule_and_no_other(dev: Deployment) -> None:
-    rules = set(dev.resources("AWS::Events::Rule"))
+def test_prices_are_collected_every_five_minutes_and_gaps_filled_every_fifteen(dev: Deployment) -> None:
+    targets = {
+        rule["ScheduleExpression"]: rule["Targets"][0]
+        for rule in dev.properties("AWS::Events::Rule").values()
+        if "ScheduleExpression" in rule
+    }
+    assert targets["rate(5 minutes)"]["Arn"]["Fn::GetAtt"][0].startswith("CollectPrices")
+    assert targets["rate(15 minutes)"]["Arn"]["Ref"].startswith("FillGapsMachine")
+    assert json.loads(targets["rate(15 minutes)"]["Input"]) == {}
+
+
+def test_every_function_that_is_a_target_may_be_invoked_by_its_rule_and_no_other(dev: Deployment) -> None:
+    rules = {
+        name
+        for name, rule in dev.properties("AWS::Events::Rule").items()
+        # A state machine is started by the rule's own role.
+        if not any("RoleArn" in target for target in rule["Targets"])
+    }
     permissions = dev.properties("AWS::Lambda::Permission").values()
     sources = [
         permission["SourceArn"]["Fn::GetAtt"][0]
@@ -57,9 +73,12 @@ def test_every_target_may_be_invoked_by_its_rule_and_no_other(dev: Deployment) -
 
 
 def test_an_event_that_the_starter_failed_on_to_the_end_is_kept(dev: Deployment) -> None:
-    [configuration] = dev.properties("AWS::Lambda::EventInvokeConfig").values()
-    assert configuration["MaximumRetryAttempts"] == 2
-    assert configuration["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"][0].startswith("FailuresQueue")
+    configurations = dev.properties("AWS::Lambda::EventInvokeConfig").values()
+    assert len(configurations) == 2
+    for configuration in configurations:
+        assert configuration["MaximumRetryAttempts"] == 2
+        [destination, _] = configuration["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"]
+        assert destination.startswith("FailuresQueue")
 
 
 def test_what_is_kept_is_encrypted_and_refuses_plain_http(dev: Deployment) -> None:

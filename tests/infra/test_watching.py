@@ -54,6 +54,13 @@ def test_a_control_plane_that_died_silently_calls_a_person(dev: Deployment) -> N
     assert alarm["TreatMissingData"] == "breaching"
 
 
+def test_a_collector_that_stands_still_calls_a_person(dev: Deployment) -> None:
+    [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "PriceCollections"]
+    assert alarm["Namespace"] == "SpotOptimizer"
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (1, 15, 60)
+    assert (alarm["ComparisonOperator"], alarm["TreatMissingData"]) == ("LessThanThreshold", "breaching")
+
+
 def test_every_alarm_says_what_it_means_and_speaks_to_the_topic(dev: Deployment) -> None:
     topics = [{"Ref": topic} for topic in dev.resources("AWS::SNS::Topic")]
     for alarm in _alarms(dev):

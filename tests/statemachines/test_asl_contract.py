@@ -23,6 +23,7 @@ FUNCTIONS: Mapping[str, str] = {
     "PrepareReplicaFunction": "prepare_replica",
     "ActivateModelFunction": "activate_model",
     "ScoreRiskFunction": "score_risk",
+    "FillGapsFunction": "fill_gaps",
 }
 
 #: Of AWS's own errors: the state machine's, Lambda's, and those of a process that crashed or took too long.
@@ -31,6 +32,7 @@ AWS_ERRORS = ("States.", "Lambda.", "Runtime.", "Sandbox.")
 #: Tasks whose failure must hold up nothing, each with the reason; every other failure ends the execution.
 GOES_ON_WITHOUT: Mapping[str, str] = {
     "fail_over.RecordInterruption": "a record is for people; no failover waits for one",
+    "fill_gaps.FillPool": "one pool's failure holds up no other; the execution fails when all were tried",
 }
 
 DOES_WORK = frozenset({"Task", "Map", "Parallel"})
@@ -117,7 +119,7 @@ def on_a_failure_path(scope: Scope, name: str) -> bool:
 
 
 def test_there_are_state_machines_to_look_at() -> None:
-    assert {path.name for path in FILES} >= {"fail_over.asl.json", "prepare_replica.asl.json"}
+    assert {path.name for path in FILES} >= {"fail_over.asl.json", "prepare_replica.asl.json", "fill_gaps.asl.json"}
 
 
 @pytest.mark.parametrize("definition", whole_machines())

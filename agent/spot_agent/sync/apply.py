@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from spot_agent.sync.blocks import HASH_BYTES, block_count, block_length, hash_block, next_data, zero_hash
+from spot_agent.sync.blocks import HASH_BYTES, block_count, hash_blocks, next_data, zero_hashes
 from spot_agent.sync.durable import sync_file_system
 from spot_agent.sync.errors import ImageDamaged
 from spot_agent.sync.frames import Run
@@ -261,15 +261,37 @@ def check_blocks(descriptor: int, key: Key, entry: Entry, indexes: Iterable[int]
     """
     if os.fstat(descriptor).st_size != entry.size:
         raise ImageDamaged(f"{key}: the file does not have the {entry.size} bytes that it should have")
-    data_at = 0
-    for index in indexes:
-        start = index * entry.block_size
-        length = block_length(index, size=entry.size, block_size=entry.block_size)
+    size, data_at = entry.block_size, 0
+    for first, count in _neighbours(indexes, most=max(_PIECE // size, 1)):
+        start = first * size
+        length = min(count * size, entry.size - start)
         if data_at <= start:
             data_at = next_data(descriptor, start)
-        found = zero_hash(length) if data_at >= start + length else hash_block(os.pread(descriptor, length, start))
-        if found != entry.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
-            raise ImageDamaged(f"{key}: block {index} is not what was sent")
+        if data_at >= start + length:
+            found = zero_hashes(length, size)
+        else:
+            found = hash_blocks(memoryview(os.pread(descriptor, length, start)), size)
+        expected = entry.hashes[first * HASH_BYTES : (first + count) * HASH_BYTES]
+        if b"".join(found) != expected:
+            wrong = next(
+                (at for at, digest in enumerate(found) if digest != expected[at * HASH_BYTES : (at + 1) * HASH_BYTES]),
+                len(found),
+            )
+            raise ImageDamaged(f"{key}: block {first + wrong} is not what was sent")
+
+
+def _neighbours(indexes: Iterable[int], *, most: int) -> Iterator[tuple[int, int]]:
+    """Consecutive numbers joined: the first, and how many, at most so many."""
+    first, count = 0, 0
+    for index in indexes:
+        if count and index == first + count and count < most:
+            count += 1
+            continue
+        if count:
+            yield first, count
+        first, count = index, 1
+    if count:
+        yield first, count
 
 
 def _write_run(descriptor: int, run: Run, *, first: int, size: int) -> None:

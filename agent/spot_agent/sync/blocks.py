@@ -55,15 +55,21 @@ def block_count(size: int, block_size: int) -> int:
     return -(-size // block_size)
 
 
-def block_length(index: int, *, size: int, block_size: int) -> int:
-    """Bytes in the block at `index` of a file of `size` bytes; the last one may be short."""
-    return min(block_size, size - index * block_size)
-
-
 @functools.lru_cache(maxsize=64)
 def zero_hash(length: int) -> bytes:
     """Hash of so many zero bytes."""
     return hash_block(bytes(length))
+
+
+def zero_hashes(length: int, block_size: int) -> list[bytes]:
+    """Hash of each block of so many zero bytes."""
+    whole, rest = divmod(length, block_size)
+    return [zero_hash(block_size)] * whole + ([zero_hash(rest)] if rest else [])
+
+
+def hash_blocks(content: memoryview, block_size: int) -> list[bytes]:
+    """Hash of each block of a content that begins with a whole one."""
+    return [hash_block(content[at : at + block_size]) for at in range(0, len(content), block_size)]
 
 
 def next_data(descriptor: int, offset: int) -> int:

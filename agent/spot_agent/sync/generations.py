@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from spot_agent.sync.apply import Application, check_blocks, write_fully, write_zeros
-from spot_agent.sync.blocks import PartialHashes, block_count, hash_block, zero_hash
+from spot_agent.sync.blocks import PartialHashes, block_count, hash_blocks, zero_hashes
 from spot_agent.sync.durable import sync_entries, sync_folder, write_durably
 from spot_agent.sync.errors import GenerationRefused, ImageDamaged, PathNotWatchable, ProtocolViolated, StorageFailed
 from spot_agent.sync.frames import Blocks, Frame, Header, Run, decode_blocks, unpack
@@ -682,11 +682,9 @@ def compare(watched: WatchedPaths, manifest: Manifest, *, read_files: bool) -> N
     for key, entry in found.others.items():
         if _facts(entry) != _facts(manifest.get(key)):
             raise ImageDamaged(f"{key}: not what the generation says")
-    for key, status in found.files.items():
+    for key, found_as in found.files.items():
         expected = manifest.file(key)
-        seen = Entry(
-            Kind.FILE, status.st_mode & 0o7777, status.st_uid, status.st_gid, status.st_mtime_ns, status.st_size
-        )
+        seen = Entry(Kind.FILE, found_as.mode, found_as.uid, found_as.gid, found_as.mtime_ns, found_as.size)
         if expected is None or _facts(seen) != _facts(expected):
             raise ImageDamaged(f"{key}: not what the generation says")
         if read_files:
@@ -710,10 +708,8 @@ def _is_file(manifest: Manifest, key: Key) -> bool:
 
 def _hashes(run: Run, block_size: int) -> list[bytes]:
     if run.content is None:
-        whole, rest = divmod(run.length, block_size)
-        return [zero_hash(block_size)] * whole + ([zero_hash(rest)] if rest else [])
-    view = memoryview(run.content)
-    return [hash_block(view[at : at + block_size]) for at in range(0, len(view), block_size)]
+        return zero_hashes(run.length, block_size)
+    return hash_blocks(memoryview(run.content), block_size)
 
 
 @contextlib.contextmanager

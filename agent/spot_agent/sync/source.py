@@ -8,11 +8,13 @@ standby holds. The status alone is not proof: a file that was written in the mom
 again within the same tick of the file system's clock. Such a file is read once more for the next generation. Writes
 through a shared memory map change the status late; a workload that does so needs a quiesce hook.
 
+What the last generation found is remembered. Where the standby holds just that, only what differs since then is
+compared, read and listed; the cost of the rest is that of looking at its status.
+
 While the watch is quiet hardly anything is looked at. It begins before the tree is walked, so what happens from then
 on it notices, or the walk sees. What it can not notice are writes through memory maps or Linux's native asynchronous
 I/O, and file systems that others write to. So the files that changed last are looked at all the same, and all of them
-now and then; a watch that was found to have missed
-something is not relied upon any more.
+now and then; a watch that was found to have missed something is not relied upon any more.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,8 +39,9 @@ from spot_agent.sync.blocks import (
     block_count,
     choose_block_size,
     hash_block,
+    hash_blocks,
     next_data,
-    zero_hash,
+    zero_hashes,
 )
 from spot_agent.sync.channel import wait_until
 from spot_agent.sync.errors import GenerationUnsound, PathNotWatchable
@@ -56,7 +59,7 @@ from spot_agent.sync.manifest import (
     split,
 )
 from spot_agent.sync.paths import WatchedPaths
-from spot_agent.sync.scan import Signature, Walk, walk
+from spot_agent.sync.scan import Signature, Walk, Walker
 from spot_agent.sync.watch import Watch
 
 _OPEN_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -280,6 +283,7 @@ class GenerationSource:
         self._watched = watched
         self._buffer_bytes = buffer_bytes
         self._watch = watch
+        self._walker = Walker(watched, watch=watch)
         self._clock = clock
         self._unchanged: Manifest | None = None
         self._lively: list[tuple[bytes, Signature]] = []
@@ -287,6 +291,8 @@ class GenerationSource:
         self._walk_seconds = 0.0
         self._check_seconds = _FIRST_CHECK_SECONDS
         self._known: dict[Key, _Known] = {}
+        self._found: Manifest | None = None
+        self._suspects: set[Key] = set()
         self._manifests: deque[Manifest] = deque(maxlen=_REMEMBERED_MANIFESTS)
         self._reading = threading.Lock()
 
@@ -377,8 +383,22 @@ class GenerationSource:
         expected, self._unchanged = self._unchanged, None
         if watch is not None and not watch.begin():
             expected = None
-        reading = _Reading(self._watched, self._known, generation, held, must_settle=must_settle, watch=watch)
-        self._known = reading.run()
+        reading = _Reading(
+            self._watched,
+            self._walker,
+            self._known,
+            generation,
+            held,
+            # What changed since the last reading is all that has to be compared, if that is what the standby holds.
+            suspects=self._suspects if _same_tree(self._found, held) else None,
+            must_settle=must_settle,
+        )
+        try:
+            self._known = reading.run()
+        except BaseException:
+            self._suspects |= reading.seen_differing
+            raise
+        self._found, self._suspects = reading.manifest, reading.suspects()
         self._manifests.append(reading.manifest)
         self._walked_at = self._clock()
         self._walk_seconds = self._walked_at - began
@@ -404,11 +424,11 @@ class GenerationSource:
         Call it before the workload starts; afterwards a file that was changed in place may look the same.
         """
         with self._reading:
-            found = walk(self._watched)
-            for key, status in found.files.items():
+            self._found = None
+            for key, signature in self._walker.walk().files.items():
                 entry = manifest.file(key)
-                if entry is not None and (entry.size, entry.mtime_ns) == (status.st_size, status.st_mtime_ns):
-                    self._known[key] = _Known(Signature.of(status), entry, trusted=True)
+                if entry is not None and (entry.size, entry.mtime_ns) == (signature.size, signature.mtime_ns):
+                    self._known[key] = _Known(signature, entry, trusted=True)
             self._manifests.append(manifest)
 
 
@@ -428,25 +448,46 @@ class _FileVanished(Exception):
 
 
 class _Reading:
-    """Reads one generation."""
+    """Reads one generation.
+
+    Attributes:
+        manifest: What was found.
+        seen_differing: What its walks found to differ from the walk before.
+    """
 
     def __init__(
         self,
         watched: WatchedPaths,
+        walker: Walker,
         known: Mapping[Key, _Known],
         generation: OutgoingGeneration,
         held: Manifest | None,
         *,
+        suspects: Set[Key] | None,
         must_settle: bool,
-        watch: Watch | None,
     ) -> None:
+        """Read nothing yet.
+
+        Args:
+            watched: What is read.
+            walker: Looks at it.
+            known: The files as they were read last.
+            generation: Takes the frames.
+            held: What the standby holds.
+            suspects: What may differ from that, beside what the walker finds to differ; None: anything may.
+            must_settle: Whether a file that keeps changing is an error.
+        """
         self._watched = watched
-        self._watch = watch
+        self._walker = walker
         self._known = known
         self._generation = generation
         self._held = held or EMPTY
         self._must_settle = must_settle
-        self._now: dict[Key, _Known] = {}
+        self._all = suspects is None
+        self._checked: set[Key] = set() if suspects is None else set(suspects)
+        self._now: dict[Key, _Known] = {} if suspects is None else dict(known)
+        self._latest = Walk()
+        self.seen_differing: set[Key] = set()
         self._sent: dict[Key, _Sent] = {}
         self._moved: dict[Key, Key] = {}
         self._moved_away: set[Key] = set()
@@ -457,10 +498,15 @@ class _Reading:
         """Read everything, and put it into the generation; answers what is known of the files now."""
         found, settled = self._settle()
         self._chunks.flush()
-        entries = {**found.others, **{key: known.entry for key, known in self._now.items()}}
+        if self._all:
+            entries = {**found.others, **{key: known.entry for key, known in self._now.items()}}
+            removed = [key for key in self._held if key not in entries]
+        else:
+            seen = {key: found.others.get(key) or _entry(self._now.get(key)) for key in self._checked}
+            entries = {key: entry for key, entry in seen.items() if entry is not None}
+            removed = [key for key in self._checked if key not in entries and key in self._held]
         changed = {key: entry for key, entry in entries.items() if not _equal(self._held.get(key), entry)}
-        removed = [key for key in self._held if key not in entries]
-        self.manifest = self._held.changed(changed, removed)
+        self.manifest = self._held.changed(changed, removed) if changed or removed else self._held
         self._put_lists(changed, removed)
         end = {
             "type": "end",
@@ -472,17 +518,31 @@ class _Reading:
         self._generation.finish(self.manifest, settled=settled, changed=bool(changed or removed))
         return self._now
 
+    def suspects(self) -> set[Key]:
+        """What may differ from what was found although the next walk finds it as the last one did."""
+        latest = self._latest
+        return {key for key in self._checked | self.seen_differing if not self._is_sure(key, latest)}
+
+    def _is_sure(self, key: Key, latest: Walk) -> bool:
+        known, signature = self._now.get(key), latest.files.get(key)
+        if known is None or signature is None:
+            return known is None and signature is None and latest.others.get(key) == self.manifest.get(key)
+        return known.trusted and known.signature == signature
+
     def _settle(self) -> tuple[Walk, bool]:
         """Walk and read until a walk finds what the one before found; answers the last walk and whether it did."""
         before: Walk | None = None
         for walked in range(_WALKS):
-            found = walk(self._watched, watch=self._watch)
+            found = self._latest = self._walker.walk()
+            self.seen_differing |= found.differing
             if before is None:
+                self._check(found)
                 self._begin(found)
-            elif found.same_as(before):
+            elif not (found.differing or found.disturbed or before.disturbed):
                 return before, True
             elif not self._must_settle and walked > 1:
                 break
+            self._checked |= found.differing
             something_read = self._bring_all(found)
             if not something_read and not found.disturbed and before is None:
                 return found, True
@@ -493,6 +553,14 @@ class _Reading:
                 "freeze or quiesce must stop all writes to the watched paths"
             )
         return before or Walk(), False
+
+    def _check(self, found: Walk) -> None:
+        """Have what the first walk found to differ checked, and everything if anything may differ."""
+        self._checked |= found.differing
+        if self._all:
+            self._checked.update(self._known, found.files)
+        for key in self._checked if self._now else ():
+            self._now.pop(key, None)
 
     def _begin(self, found: Walk) -> None:
         self._find_moved(found)
@@ -505,30 +573,39 @@ class _Reading:
             "taken_at": generation.taken_at,
             "base": generation.base,
             "roots": len(self._watched.roots),
-            "total": sum(status.st_size for key, status in found.files.items() if not self._is_held(key, status)),
+            "total": sum(
+                signature.size
+                for key in self._checked
+                if (signature := found.files.get(key)) is not None and not self._is_held(key, signature)
+            ),
         }
         generation.put(Frame(begin, json.dumps(generation.extra).encode()))
 
     def _find_moved(self, found: Walk) -> None:
         """Find files that were renamed, by their inodes, so that a rename sends a name and not the content."""
         departed = {
-            (known.signature.device, known.signature.inode): key
-            for key, known in self._known.items()
-            if self._held.file(key) is not None and _inode(found.files.get(key)) != known.signature[:2]
+            known.signature.inode: key
+            for key in self._checked
+            if (known := self._known.get(key)) is not None
+            and self._held.file(key) is not None
+            and _inode(found.files.get(key)) != known.signature.inode
         }
-        for key, status in sorted(found.files.items()) if departed else ():
+        for key in sorted(self._checked) if departed else ():
+            signature = found.files.get(key)
+            if signature is None:
+                continue
             known = self._known.get(key)
-            former = departed.get((status.st_dev, status.st_ino))
-            if former is None or (known is not None and known.signature[:2] == _inode(status)):
+            former = departed.get(signature.inode)
+            if former is None or (known is not None and known.signature.inode == signature.inode):
                 continue
             # The inode may as well have been given to an unrelated new file.
             size = self._known[former].entry.size
-            if size <= status.st_size <= 2 * size + CHUNK_BYTES:
-                del departed[status.st_dev, status.st_ino]
+            if size <= signature.size <= 2 * size + CHUNK_BYTES:
+                del departed[signature.inode]
                 self._moved[key] = former
                 self._moved_away.add(former)
 
-    def _is_held(self, key: Key, status: os.stat_result) -> bool:
+    def _is_held(self, key: Key, signature: Signature) -> bool:
         """Whether the standby is known to hold the file's content, so that it need not be read."""
         known = self._known.get(key)
         held = self._held.file(key)
@@ -536,43 +613,45 @@ class _Reading:
             known is not None
             and held is not None
             and known.trusted
-            and known.signature == Signature.of(status)
+            and known.signature == signature
             and known.entry.same_content(held)
         )
 
     def _bring_all(self, found: Walk) -> bool:
         """Bring all files up to what a walk found; answers whether any had to be read."""
         something_read = False
-        for key, status in sorted(found.files.items()):
+        for key in sorted(self._checked):
+            signature = found.files.get(key)
+            if signature is None:
+                self._now.pop(key, None)
+                continue
             now = self._now.get(key)
-            if now is not None and now.signature == Signature.of(status):
+            if now is not None and now.signature == signature:
                 continue
             try:
-                something_read |= self._bring(key, status)
+                something_read |= self._bring(key, signature)
             except _FileVanished:
                 found.disturbed = True
                 self._now.pop(key, None)
-        for key in [key for key in self._now if key not in found.files]:
-            del self._now[key]
         back_again = next(
-            (key for key in self._moved_away if _inode(found.files.get(key)) == self._known[key].signature[:2]), None
+            (key for key in self._moved_away if _inode(found.files.get(key)) == self._known[key].signature.inode), None
         )
         if back_again is not None:
             raise GenerationUnsound(f"{back_again} was away for a moment while the tree was read")
         return something_read
 
-    def _bring(self, key: Key, status: os.stat_result) -> bool:
-        if self._is_held(key, status) and key not in self._sent:
+    def _bring(self, key: Key, signature: Signature) -> bool:
+        if self._is_held(key, signature) and key not in self._sent:
             known = self._known[key]
-            self._now[key] = _Known(known.signature, _with_metadata(known.entry, status), trusted=True)
+            self._now[key] = _Known(signature, _with_metadata(known.entry, signature), trusted=True)
             return False
         former = self._moved.get(key)
         reference = self._reference(key)
         if former is not None:
             known = self._known[former]
             # Renaming a folder does not even touch the files in it.
-            if known.trusted and known.signature == Signature.of(status) and _same(known.entry, reference):
-                self._now[key] = _Known(known.signature, _with_metadata(known.entry, status), trusted=True)
+            if known.trusted and known.signature == signature and _same(known.entry, reference):
+                self._now[key] = _Known(signature, _with_metadata(known.entry, signature), trusted=True)
                 return False
         for attempt in range(_READS):
             known, whole = self._read(key, reference, last=attempt == _READS - 1)
@@ -640,11 +719,7 @@ class _Reading:
         hashes: list[bytes] = []
         sent = self._sent.get(key)
         for offset, content, length in _segments(descriptor, status, block_size, reference):
-            if content is None:
-                found = _zero_hashes(length, block_size)
-            else:
-                view = memoryview(content)
-                found = [hash_block(view[at : at + block_size]) for at in range(0, len(view), block_size)]
+            found = zero_hashes(length, block_size) if content is None else hash_blocks(memoryview(content), block_size)
             first = offset // block_size
             states = _states(found, length, block_size)
             if reference is not None or sent is not None:
@@ -738,14 +813,9 @@ def _segments(
         offset += length
 
 
-def _zero_hashes(length: int, block_size: int) -> list[bytes]:
-    whole, rest = divmod(length, block_size)
-    return [zero_hash(block_size)] * whole + ([zero_hash(rest)] if rest else [])
-
-
 def _states(found: list[bytes], length: int, block_size: int) -> list[int]:
     """For each block whether it has to go as data, or is zero."""
-    zeros = _zero_hashes(length, block_size)
+    zeros = zero_hashes(length, block_size)
     if len(zeros) != len(found):  # the file was cut off while it was read; it is read again
         zeros = [b""] * len(found)
     return [_ZERO if digest == zero else _DATA for digest, zero in zip(found, zeros, strict=True)]
@@ -831,22 +901,28 @@ def _looks_like(place: bytes, signature: Signature) -> bool:
         return False
 
 
-def _with_metadata(entry: Entry, status: os.stat_result) -> Entry:
-    mode = stat.S_IMODE(status.st_mode)
-    if (entry.mode, entry.uid, entry.gid, entry.mtime_ns) == (mode, status.st_uid, status.st_gid, status.st_mtime_ns):
+def _with_metadata(entry: Entry, signature: Signature) -> Entry:
+    metadata = signature.mode, signature.uid, signature.gid, signature.mtime_ns
+    if (entry.mode, entry.uid, entry.gid, entry.mtime_ns) == metadata:
         return entry
-    return Entry(
-        Kind.FILE, mode, status.st_uid, status.st_gid, status.st_mtime_ns, entry.size, entry.block_size, entry.hashes
-    )
+    return Entry(Kind.FILE, *metadata, entry.size, entry.block_size, entry.hashes)
 
 
-def _inode(status: os.stat_result | None) -> tuple[int, int] | None:
-    return None if status is None else (status.st_dev, status.st_ino)
+def _inode(signature: Signature | None) -> tuple[int, int] | None:
+    return None if signature is None else signature.inode
+
+
+def _entry(known: _Known | None) -> Entry | None:
+    return None if known is None else known.entry
 
 
 def _equal(held: Entry | None, entry: Entry) -> bool:
     # Mostly it is the very same object, which spares comparing all fields of 100,000 of them.
     return held is entry or held == entry
+
+
+def _same_tree(one: Manifest | None, other: Manifest | None) -> bool:
+    return one is not None and other is not None and one.root_hash == other.root_hash
 
 
 def _same(entry: Entry, other: Entry | None) -> bool:

@@ -11,6 +11,7 @@ from spot_optimizer.domain.writes import Table
 
 CLIENTS = "CLIENTS_TABLE"
 HEARTBEATS = "HEARTBEATS_TABLE"
+RAW_PRICES = "PRICING_SUBMISSIONS_RAW_TABLE"
 TABLE_SETTINGS: Mapping[Table, str] = {
     Table.AGENTS: "AGENTS_TABLE",
     Table.REPLICAS: "REPLICAS_TABLE",
@@ -21,6 +22,11 @@ TABLE_SETTINGS: Mapping[Table, str] = {
     Table.SNAPSHOTS: "STATE_SNAPSHOTS_TABLE",
     Table.MODEL_SESSIONS: "MODEL_SESSIONS_TABLE",
     Table.MODEL_SLOTS: "MODEL_SLOTS_TABLE",
+}
+PRICE_TABLE_SETTINGS: Mapping[Table, str] = {
+    Table.POOLS: "POOLS_TABLE",
+    Table.CLEAN_PRICES: "PRICING_SNAPSHOTS_CLEAN_TABLE",
+    Table.INFERRED_PRICES: "PRICING_SNAPSHOTS_INTERPOLATED_TABLE",
 }
 DEFAULT_HEARTBEAT_TIMEOUT = timedelta(seconds=300)
 
@@ -48,7 +54,7 @@ class Config:
 
     def table(self, table: Table) -> str:
         """Physical name of a table that conditional writes address."""
-        return self._required(TABLE_SETTINGS[table])
+        return self._required({**TABLE_SETTINGS, **PRICE_TABLE_SETTINGS}[table])
 
     def tables_given(self) -> Mapping[Table, str]:
         """Physical names of those tables that this function was given."""
@@ -67,6 +73,11 @@ class Config:
     def heartbeats_table(self) -> str:
         """Physical name of the heartbeats' table."""
         return self._required(HEARTBEATS)
+
+    @property
+    def raw_prices_table(self) -> str:
+        """Physical name of the table of price submissions."""
+        return self._required(RAW_PRICES)
 
     @property
     def snapshots_bucket(self) -> str:
@@ -92,6 +103,11 @@ class Config:
     def prepare_replica_state_machine_arn(self) -> str:
         """The workflow that prepares a replica."""
         return self._required("PREPARE_REPLICA_STATE_MACHINE_ARN")
+
+    @property
+    def fill_gaps_state_machine_arn(self) -> str:
+        """The workflow that fills gaps in prices."""
+        return self._required("FILL_GAPS_STATE_MACHINE_ARN")
 
     @property
     def fail_over_function(self) -> str:

@@ -74,6 +74,10 @@ class SnapshotUnknown(Rejected):
     """The agent has no snapshot of that time, or none with this id is being uploaded."""
 
 
+class PoolUnknown(Rejected):
+    """No pool of interest has this id."""
+
+
 class TokenUnknown(Rejected):
     """No token with this id exists."""
 

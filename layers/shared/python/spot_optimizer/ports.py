@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -10,12 +10,16 @@ from typing import Any, Protocol
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.claims import Execution
+from spot_optimizer.domain.gaps import Inferred
 from spot_optimizer.domain.model_comparison import Outcome
 from spot_optimizer.domain.model_sessions import ModelSession, Slots
 from spot_optimizer.domain.models import Manifest, ModelFile, Row
 from spot_optimizer.domain.pools import LaunchTarget
+from spot_optimizer.domain.pools_of_interest import PoolOfInterest
+from spot_optimizer.domain.price_submissions import Submission
+from spot_optimizer.domain.prices import Observation, PriceChange, Slot
 from spot_optimizer.domain.replicas import Replica
-from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.domain.writes import Change, Transaction
 
 
 class Records(Protocol):
@@ -268,4 +272,82 @@ class Outcomes(Protocol):
 
     def recent(self, *, now: datetime) -> tuple[Outcome, ...]:
         """Rows that were scored lately, and long enough ago for their outcome to be known."""
+        ...
+
+
+class Prices(Protocol):
+    """The tables of prices. Reads are by key and may lag behind; writes are conditional: no writer reads first."""
+
+    def pools(self) -> tuple[PoolOfInterest, ...]:
+        """Every pool of interest, by id."""
+        ...
+
+    def known_pools(self, pool_ids: Iterable[str]) -> Mapping[str, PoolOfInterest]:
+        """Those of these pools that are of interest, by id."""
+        ...
+
+    def note_pools(self, changes: Iterable[Change]) -> None:
+        """Write pools' rows; a pool that was taken up by somebody else meanwhile is left as it is."""
+        ...
+
+    def keep(self, submission: Submission) -> None:
+        """Keep what was submitted for 30 days; keeping it again changes nothing."""
+        ...
+
+    def submitted(self, submitter: str, pool_id: str, since: datetime, until: datetime) -> Iterator[Observation]:
+        """What a submitter said of a pool in submissions whose latest price was seen between two moments."""
+        ...
+
+    def offer(self, rows: Iterable[Observation]) -> frozenset[Slot]:
+        """Write clean rows, each where nothing is or what is there ranks lower.
+
+        Returns:
+            Where as good a row or a better one was, and is left.
+
+        Raises:
+            Transient: Some row could not be written; every other one was. Offering them all again is harmless.
+        """
+        ...
+
+    def measured(self, pool_id: str, buckets: range) -> tuple[Observation, ...]:
+        """The clean rows of a pool, in order."""
+        ...
+
+    def inferred(self, pool_id: str, buckets: range) -> tuple[Inferred, ...]:
+        """The inferred rows of a pool, in order."""
+        ...
+
+    def put_inferred(self, rows: Sequence[Inferred]) -> None:
+        """Write inferred rows, each where nothing is or what is there ranks lower; raises as `offer`."""
+        ...
+
+    def withdraw(self, rows: Sequence[Inferred]) -> None:
+        """Delete inferred rows, unless they were replaced since they were read; raises as `offer`."""
+        ...
+
+
+class PriceHistory(Protocol):
+    """AWS's own spot price history."""
+
+    def changes(
+        self, pool_ids: Collection[str], since: datetime, until: datetime
+    ) -> Mapping[str, Sequence[PriceChange]]:
+        """What AWS published of these pools, with the price in force at `since`; by pool id, in no order.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: EC2 did not answer.
+        """
+        ...
+
+    def zones(self, subnet_ids: Collection[str]) -> Mapping[str, str]:
+        """Availability zone by subnet id; a subnet that is gone is absent. Raises as `changes`."""
+        ...
+
+
+class Filling(Protocol):
+    """The workflow that fills gaps in prices."""
+
+    def start(self, name: str, payload: Mapping[str, Any]) -> str:
+        """Start filling, or find it started under this name; tell where to look at it."""
         ...

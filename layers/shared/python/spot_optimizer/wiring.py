@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from spot_optimizer.config import Config
 from spot_optimizer.domain.writes import Table
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.model_outcomes import S3Outcomes
     from spot_optimizer.adapters.model_sessions import DynamoModels
     from spot_optimizer.adapters.parameters import Parameters
+    from spot_optimizer.adapters.prices import DynamoPrices
     from spot_optimizer.adapters.reconciling import LambdaReconciling
     from spot_optimizer.adapters.records import DynamoRecords
     from spot_optimizer.adapters.sessions import Clients
@@ -30,15 +32,21 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.workflows import StepFunctionsActivations
     from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
-    from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
+    from spot_optimizer.ports import Compute, Filling, Fleet, Joining, PriceHistory, Records, Workflows
 
 logger = Logger(service="spot-optimizer")
-metrics = Metrics(namespace="SpotOptimizer", service="spot-optimizer")
 
 
 def clock() -> datetime:
     """The time, with its zone."""
     return datetime.now(UTC)
+
+
+def count(name: str, number: int, **dimensions: str) -> None:
+    """Add to a metric of the product: a line of the log, which CloudWatch reads as a number."""
+    with single_metric(name=name, unit=MetricUnit.Count, value=number, namespace="SpotOptimizer") as metric:
+        for dimension, value in dimensions.items():
+            metric.add_dimension(name=dimension, value=value)
 
 
 def new_secret() -> str:
@@ -114,6 +122,32 @@ def workflows() -> Workflows:
         fail_over_machine=lambda: config.fail_over_state_machine_arn,
         prepare_replica_machine=lambda: config.prepare_replica_state_machine_arn,
     )
+
+
+@lru_cache
+def prices() -> DynamoPrices:
+    """The tables of prices."""
+    from spot_optimizer.adapters.prices import DynamoPrices
+
+    config = settings()
+    return DynamoPrices(_database(), table_name=config.table, raw_table_name=lambda: config.raw_prices_table)
+
+
+@lru_cache
+def price_history() -> PriceHistory:
+    """AWS's own price history."""
+    from spot_optimizer.adapters.price_history import Ec2PriceHistory
+
+    return Ec2PriceHistory(_clients())
+
+
+@lru_cache
+def filling() -> Filling:
+    """The workflow that fills gaps in prices."""
+    from spot_optimizer.adapters.workflows import StepFunctionsFilling
+
+    config = settings()
+    return StepFunctionsFilling(_clients(), machine=lambda: config.fill_gaps_state_machine_arn)
 
 
 @lru_cache

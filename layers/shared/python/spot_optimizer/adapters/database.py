@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ from pynamodb.constants import (
     KEY_TYPE,
     TABLE_NAME,
 )
-from pynamodb.exceptions import PynamoDBException
+from pynamodb.exceptions import DeleteError, PynamoDBException
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.operand import Path
 from pynamodb.models import Model
@@ -82,6 +83,18 @@ class FloatAttribute(Attribute[float]):
 
     def deserialize(self, value: str) -> float:
         return float(value)
+
+
+class DecimalAttribute(Attribute[Decimal]):
+    """A number that is exact: money."""
+
+    attr_type = "N"
+
+    def serialize(self, value: Decimal) -> str:
+        return f"{value:f}"
+
+    def deserialize(self, value: str) -> Decimal:
+        return Decimal(value)
 
 
 class WordAttribute[E: StrEnum](Attribute[E]):
@@ -234,6 +247,18 @@ class BoundTable[V]:
         """All rows under a hash key, by range key, consistently."""
         return tuple(self._pages(hash_value, index=None, condition=None, consistent=True))
 
+    def between(self, hash_value: str, first: Any, last: Any) -> Iterator[V]:
+        """The rows under a hash key whose range key is between two values, both included, in order; may lag behind."""
+        condition = self.path(str(self.range_key)).between(first, last)
+        return self._pages(hash_value, index=None, condition=condition, consistent=False)
+
+    def last(self, hash_value: str) -> V | None:
+        """The row under a hash key with the greatest range key; may lag behind."""
+        data = self._query(
+            hash_value, index=None, condition=None, consistent=False, start=None, limit=1, newest_first=True
+        )
+        return next((self._read(item) for item in data["Items"]), None)
+
     def query_index(self, index: Index, hash_value: str, condition: Condition | None = None) -> Iterator[V]:
         """All rows of an index under a hash key; an index may lag behind its table."""
         return self._pages(hash_value, index=index, condition=condition, consistent=False)
@@ -274,6 +299,20 @@ class BoundTable[V]:
             )
         )
 
+    def delete(self, *key: str, only_if: Condition) -> bool:
+        """Delete a row if it is still as expected; tell whether it was."""
+        try:
+            self._patiently(
+                lambda: self.database.connection.delete_item(
+                    self.table_name, key[0], range_key=key[1] if len(key) > 1 else None, condition=only_if
+                )
+            )
+        except DeleteError as error:
+            if not isinstance(error.cause, ClientError) or error_code(error.cause) != "ConditionalCheckFailedException":
+                raise
+            return False
+        return True
+
     def _pages(
         self, hash_value: str, *, index: Index | None, condition: Condition | None, consistent: bool
     ) -> Iterator[V]:
@@ -296,12 +335,14 @@ class BoundTable[V]:
         consistent: bool,
         start: Mapping[str, Any] | None,
         limit: int | None,
+        newest_first: bool = False,
     ) -> dict[str, Any]:
         return self._patiently(
             lambda: self.database.connection.query(
                 self.table_name,
                 hash_value,
                 range_key_condition=condition,
+                scan_index_forward=not newest_first,
                 index_name=index.name if index else None,
                 consistent_read=consistent,
                 exclusive_start_key=dict(start) if start else None,

@@ -32,7 +32,7 @@ class StepFunctionsWorkflows:
 
     def start_fail_over(self, name: str, payload: Mapping[str, Any]) -> None:
         """Start the execution, or find it running; an execution of that name that already ended is left as it is."""
-        self._start(self._fail_over_machine(), name, payload)
+        _start(self._clients, self._fail_over_machine(), name, payload)
 
     def fail_over_state(self, name: str) -> Execution:
         """What became of the execution."""
@@ -44,7 +44,7 @@ class StepFunctionsWorkflows:
 
     def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
         """As `start_fail_over`."""
-        self._start(self._prepare_replica_machine(), name, payload)
+        _start(self._clients, self._prepare_replica_machine(), name, payload)
 
     def wake(self, task_token: str) -> None:
         """Complete a waiting task; a token that was used or has timed out is a success."""
@@ -54,9 +54,6 @@ class StepFunctionsWorkflows:
             except ClientError as error:
                 if error_code(error) not in ("TaskTimedOut", "TaskDoesNotExist", "InvalidToken"):
                     raise
-
-    def _start(self, machine: str, name: str, payload: Mapping[str, Any]) -> None:
-        _start(self._clients, machine, name, payload)
 
 
 class StepFunctionsActivations:
@@ -82,6 +79,25 @@ class StepFunctionsActivations:
     def arn(self, name: str) -> str:
         """Where to look at it."""
         return _execution_arn(self._machine(), name)
+
+
+class StepFunctionsFilling:
+    """Implements `Filling`.
+
+    Args:
+        clients: SDK clients.
+        machine: Tells the ARN of the state machine that fills gaps; asked when it is first used.
+    """
+
+    def __init__(self, clients: Clients, *, machine: Callable[[], str]) -> None:
+        self._clients = clients
+        self._machine = machine
+
+    def start(self, name: str, payload: Mapping[str, Any]) -> str:
+        """Start filling, or find it started under this name; tell where to look at it."""
+        machine = self._machine()
+        _start(self._clients, machine, name, payload)
+        return _execution_arn(machine, name)
 
 
 def _start(clients: Clients, machine: str, name: str, payload: Mapping[str, Any]) -> None:

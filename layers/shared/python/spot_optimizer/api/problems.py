@@ -28,6 +28,7 @@ STATUS: Mapping[type[SpotOptimizerError], HTTPStatus] = {
     errors.SnapshotUnknown: HTTPStatus.NOT_FOUND,
     errors.ModelSessionUnknown: HTTPStatus.NOT_FOUND,
     errors.ModelRejected: HTTPStatus.UNPROCESSABLE_CONTENT,
+    errors.PoolUnknown: HTTPStatus.NOT_FOUND,
     errors.NoticeTooOld: HTTPStatus.UNPROCESSABLE_CONTENT,
     errors.InvalidRequest: HTTPStatus.UNPROCESSABLE_CONTENT,
     errors.Transient: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -20,6 +20,10 @@ CURRENCY = "USD"
 FIELDS = frozenset({"pool_id", "observed_at", "usd_per_hour", "currency", "product"})
 
 
+DEAREST_ON_DEMAND_USD_PER_HOUR = Decimal(500)
+"""Above what any instance costs on demand: stands in for a price on demand that nobody has looked up yet."""
+
+
 class Refusal(enum.StrEnum):
     """Why a row does not count; the value is the metric's dimension."""
 
@@ -91,6 +95,42 @@ class Screened:
             if verdict.refusal is not None:
                 counts[verdict.refusal] = counts.get(verdict.refusal, 0) + 1
         return counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What is kept of a submission as the audit trail.
+
+    Attributes:
+        submitter: Who brought it: `by_agent` or `by_aws`.
+        submission_id: Its id; the same submission repeated is the same one.
+        source: Who saw the prices.
+        submitted_at: When it came.
+        observations: The rows that count; at least one.
+        refused: How many rows were refused, by reason.
+    """
+
+    submitter: str
+    submission_id: str
+    source: Source
+    submitted_at: datetime
+    observations: tuple[Observation, ...]
+    refused: Mapping[str, int]
+
+    @property
+    def observed_until(self) -> datetime:
+        """When the latest of its prices was seen."""
+        return max(seen.observed_at for seen in self.observations)
+
+
+def by_agent(agent_id: str) -> str:
+    """The submitter that an agent is."""
+    return f"agent:{agent_id}"
+
+
+def by_aws(pool_id: str) -> str:
+    """The submitter that AWS's own history of one pool is."""
+    return f"aws-history:{pool_id}"
 
 
 class _Refused(Exception):

@@ -25,6 +25,7 @@ class Table(enum.Enum):
     MODEL_SESSIONS = "model_upload_sessions"
     MODEL_SLOTS = "model_slots"
     SNAPSHOTS = "state_snapshots"
+    POOLS = "pools"
     CLEAN_PRICES = "pricing_snapshots_clean"
     INFERRED_PRICES = "pricing_snapshots_interpolated"
 
