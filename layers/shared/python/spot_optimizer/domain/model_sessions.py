@@ -241,9 +241,11 @@ def confirm(slots: Slots, session_id: str, *, now: datetime) -> Transaction:
     """End an activation whose model serves; what it pushed out is forgotten.
 
     Raises:
-        ActivationLost: The session's activation was given up.
+        ActivationLost: The session's activation was given up, or has changed nothing.
     """
     require_activating(slots, session_id)
+    if not slots.unconfirmed:
+        raise ActivationLost(f"session {session_id} was not made live; nothing is to be confirmed")
     changes = [_released(slots, "only the activation under way is confirmed")]
     if slots.displaced_session_id is not None:
         changes.append(
