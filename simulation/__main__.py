@@ -83,11 +83,11 @@ def _hunt(console: Console) -> int:
         for one in spread(hunt, game.jobs):
             caught.append(one)
             progress.advance(task)
-    show_mutants(console, caught, game.silent)
-    console.print(f"{write_mutants(caught, game.silent, seeds=MOST_SEEDS).name} is written")
+    show_mutants(console, caught, game.unproven)
+    console.print(f"{write_mutants(caught, game.unproven, seeds=MOST_SEEDS).name} is written")
     if game.broken:
         console.print(f"[red]the whole protocol fails on seeds {game.broken}")
-    return 0 if all(one.seed is not None for one in caught) and not game.broken else 1
+    return 0 if all(one.seed is not None for one in caught) and not game.unproven and not game.broken else 1
 
 
 if __name__ == "__main__":

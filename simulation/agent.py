@@ -372,6 +372,7 @@ class AgentProcess:
                     "abort",
                     lambda plane: api.abort(plane, caller, handover_id=handover_id),
                     self._concluding(lambda outcome, _: AbortAnswered(handover_id, outcome)),
+                    about=handover_id,
                 )
             case ReportNotice(deadline):
                 self._request("notice", lambda plane: api.notice(plane, caller, deadline=deadline), self._telling)
@@ -387,7 +388,7 @@ class AgentProcess:
             case _:
                 raise TypeError(f"no way to perform {action!r}")
 
-    def _request(self, name: str, work: Callable[[Any], Any], answer: Answer) -> None:
+    def _request(self, name: str, work: Callable[[Any], Any], answer: Answer, *, about: str | None = None) -> None:
         """Ask the control plane; answers once: with the result, with its failure, or with `OutcomeUnknown` in time."""
         answered = False
         network = self.world.network
@@ -408,7 +409,8 @@ class AgentProcess:
         sent_at = self.kernel.now
         if self.world.is_troubled:
             give_up()
-        if not network.send(self.instance_id, CONTROL_PLANE, name, self.world.serve, name, work, send_back, give_up):
+        serve = self.world.serve
+        if not network.send(self.instance_id, CONTROL_PLANE, name, serve, name, work, send_back, give_up, about):
             give_up()
 
     def _concluding(self, event: Callable[[Outcome, Any], Event]) -> Answer:

@@ -266,8 +266,10 @@ def standby_row(
     )
 
 
-def operator_creates_replica(plane: Plane, agent_id: str) -> None:
-    replication.create_replica(plane, agent_id, replica_type=replicas.ReplicaType.MANUAL, created_by="operator")
+def operator_creates_replica(plane: Plane, agent_id: str, *, purpose: str | None) -> None:
+    replication.create_replica(
+        plane, agent_id, replica_type=replicas.ReplicaType.MANUAL, created_by="operator", purpose=purpose
+    )
 
 
 def operator_promotes(plane: Plane, agent_id: str) -> None:

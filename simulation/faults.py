@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -320,8 +321,8 @@ def draw_plan(seed: int) -> Plan:
     if chance.random() < 0.06:
         kind = chance.choice(("notice", "notice", "death")) if with_standby else "notice"
         return Plan(seed, with_standby, (Fault(kind, chance.uniform(9.0, 14.0), "primary"),), 20.0, fair=True)
-    if seed % 100 == 59:
-        return _stage(chance, seed)
+    if seed % 100 in STAGES:
+        return STAGES[seed % 100](chance, seed)
     faults = _interruptions(chance, with_standby=with_standby)
     main_at = faults[0].at
     for _ in range(int(chance.expovariate(0.28)) + 1 if chance.random() < 0.95 else 0):
@@ -333,24 +334,180 @@ def draw_plan(seed: int) -> Plan:
     return Plan(seed, with_standby, tuple(faults), max(latest, main_at + 10.0) + chance.uniform(0.0, 10.0))
 
 
-def _stage(chance: Random, seed: int) -> Plan:
-    """Races that plain chance brings about too seldom: what lies between a promotion's reading and its writing."""
+def _held(write: str, lasts: float, rival: str = "") -> Fault:
+    """Hold the next such write for so long; what was read for it may be over by then."""
+    return Fault("strike-pause", 0.0, f"*:commit {write}", lasts, rival=rival)
+
+
+def _promotion_held(chance: Random, seed: int) -> Plan:
     at = chance.uniform(9.0, 13.0)
     if seed % 200 == 59:
         # The handover is aborted and the next one opened while a promotion under the first is on its way.
-        faults = [
-            Fault("notice", at, "primary"),
-            Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(0.3, 2.9), rival="abort"),
-        ]
+        faults = [Fault("notice", at, "primary"), _held("promote", chance.uniform(0.3, 2.9), "abort")]
     else:
         # The primary wakes, takes readiness back and serves while a promotion on its expired lease is on its way.
         faults = [
             Fault("pause-agent", at, "primary", chance.uniform(4.2, 6.5)),
-            Fault("strike-pause", 0.0, "*:commit promote", chance.uniform(0.3, 2.9)),
+            _held("promote", chance.uniform(0.3, 2.9)),
             # It does not hear of the handover, which would hold it still.
             Fault("lose", at + 3.8, "answer to heartbeat", 8.0, chance.choice((0.7, 1.0))),
         ]
     return Plan(seed, True, tuple(faults), at + 20.0)
+
+
+def _promotion_held_beyond_readiness(chance: Random, seed: int) -> Plan:
+    """The same, until the standby, restarted, grants again and is ready under the next number."""
+    at = chance.uniform(9.0, 12.0)
+    faults = (
+        Fault("pause-agent", at, "primary", chance.uniform(4.2, 6.0)),
+        _held("promote", chance.uniform(4.0, 9.0)),
+        Fault("strike-kill", 0.0, "agent:Commit!", chance.uniform(0.1, 0.5)),
+        Fault("lose", at + 3.5, "answer to heartbeat@primary", 12.0),
+    )
+    return Plan(seed, True, faults, at + 25.0)
+
+
+def _opening_held_beyond_a_handover(chance: Random, seed: int) -> Plan:
+    """Another copy of the task opens the handover, which is aborted, before this copy's write comes through."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        _held("open handover", chance.uniform(0.6, 3.0), "twin"),
+        _held("promote", chance.uniform(0.2, 1.0), "abort"),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _opening_held_beyond_readiness(chance: Random, seed: int) -> Plan:
+    """The replica is ready, not ready, and ready again before the write comes through."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        _held("open handover", chance.uniform(3.0, 7.0)),
+        Fault("partition", max(0.0, at - chance.uniform(-0.5, 0.3)), "primary standby", chance.uniform(0.5, 2.0)),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _opening_held_beyond_its_claim(chance: Random, seed: int) -> Plan:
+    """The execution gives up, and releases its claim, before the other copy's write comes through."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("throttle", at - 0.5, "commit open handover", 26.0),
+        Fault("operator-promote", at),
+        _held("open handover", 0.05, "twin"),
+        _held("open handover", chance.uniform(27.0, 40.0)),
+    )
+    return Plan(seed, True, faults, at + 45.0)
+
+
+def _abort_held_beyond_a_handover(chance: Random, seed: int) -> Plan:
+    """A request to abort one handover arrives while the next one is open."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        _held("promote", chance.uniform(0.3, 1.0), "abort"),
+        _held("abort handover", chance.uniform(1.5, 4.5), "abort"),
+        _held("promote", chance.uniform(1.5, 5.0)),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _fall_back_held(chance: Random, seed: int) -> Plan:
+    """An operator creates a replica at the moment in which there is no way but back."""
+    at = chance.uniform(9.0, 11.0)
+    faults = [
+        Fault("operator-promote", at),
+        Fault("death", at + chance.uniform(2.5, 5.0), "primary"),
+        _held("fall back", chance.uniform(0.03, 0.4), "operator-create"),
+    ]
+    if chance.random() < 0.6:
+        faults.append(_held("create replica", chance.uniform(0.3, 2.0)))
+    return Plan(seed, True, tuple(faults), at + 75.0)
+
+
+def _loss_held(chance: Random, seed: int) -> Plan:
+    """Every copy is gone; at that moment an operator asks for a replica, or stops the execution and asks anew."""
+    at = chance.uniform(3.0, 8.0)
+    faults = [Fault("death", at, "primary")]
+    if chance.random() < 0.6:
+        faults.append(_held("mark lost", chance.uniform(0.25, 0.9), "retake"))
+    else:
+        faults.append(_held("mark lost", chance.uniform(0.03, 0.3), "operator-create"))
+        faults.append(_held("create replica", chance.uniform(0.3, 1.5)))
+    return Plan(seed, False, tuple(faults), at + 75.0)
+
+
+def _two_create(chance: Random, seed: int) -> Plan:
+    """Two operators create a replica, each for a purpose of his own."""
+    at = chance.uniform(1.0, 4.0)
+    faults = (Fault("operator-create", at), _held("create replica", chance.uniform(0.2, 1.5), "operator-create"))
+    return Plan(seed, False, faults, at + 5.0)
+
+
+def _launch_held_beyond_the_next(chance: Random, seed: int) -> Plan:
+    """A pool has no capacity; one copy of the task writes that down after the other has gone on to the next pool."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (
+        Fault("capacity", at - 1.0, "us-east-1a.m5a.large", 40.0),
+        Fault(chance.choice(("operator-create", "notice")), at, "primary"),
+        Fault("strike-pause", 0.0, "LaunchInstance:commit begin launch", chance.uniform(0.02, 0.2), rival="twin"),
+        _held("end launch", chance.uniform(1.0, 5.0)),
+    )
+    return Plan(seed, False, faults, at + 20.0)
+
+
+def _signal_held_beyond_its_claim(chance: Random, seed: int) -> Plan:
+    """A notice joins a planned handover that has failed by the time its urgency is written."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (
+        Fault("operator-promote", at),
+        Fault("notice", at + chance.uniform(0.02, 0.4), "primary"),
+        _held("raise urgency", chance.uniform(0.6, 2.5)),
+    )
+    return Plan(seed, False, faults, at + 15.0)
+
+
+def _traffic_held_beyond_the_next(chance: Random, seed: int) -> Plan:
+    """The address is moved by a mover of the epoch before, between the next one's move and its record of it."""
+    at = chance.uniform(8.0, 9.0)
+    if chance.random() < 0.3:
+        faults = [
+            Fault("notice", at, "primary"),
+            Fault("notice", at, "standby"),
+            Fault("strike-pause", 0.0, "ReconcileTraffic:move_address", chance.uniform(30.0, 58.0)),
+        ]
+    else:
+        # The primary in between lives and is cut off: nobody else moves, or records, its traffic.
+        cut_at = chance.uniform(40.0, 48.0)
+        faults = [
+            Fault("operator-promote", at),
+            Fault("rebalance", at + 2.0, "primary"),
+            Fault("strike-pause", 0.0, "SwitchTraffic:move_address", chance.uniform(cut_at - at + 8.0, 58.0)),
+            Fault("partition", cut_at, "primary control-plane", 40.0),
+            Fault("partition", cut_at, "primary standby", 40.0),
+        ]
+    faults.append(Fault("strike-pause", 0.0, "SwitchTraffic:commit traffic moved", chance.uniform(10.0, 30.0)))
+    return Plan(seed, True, tuple(faults), at + 90.0)
+
+
+STAGES: dict[int, Callable[[Random, int], Plan]] = {
+    1: _opening_held_beyond_a_handover,
+    3: _opening_held_beyond_readiness,
+    5: _opening_held_beyond_its_claim,
+    7: _abort_held_beyond_a_handover,
+    9: _fall_back_held,
+    11: _loss_held,
+    12: _two_create,
+    14: _launch_held_beyond_the_next,
+    22: _signal_held_beyond_its_claim,
+    24: _traffic_held_beyond_the_next,
+    26: _promotion_held_beyond_readiness,
+    59: _promotion_held,
+}
+"""Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
+for a write and the write itself, and is what one condition of that write is there for.
+"""
 
 
 def _interruptions(chance: Random, *, with_standby: bool) -> list[Fault]:

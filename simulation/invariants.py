@@ -269,6 +269,14 @@ class Invariants:
         same = before.get("handover_id") == after.get("handover_id")
         if old == HandoverState.OPEN:
             demand(same, "one handover at a time", "'%s' replaces %s", name, before.get("handover_id"))
+            meant = current().about if new == HandoverState.ABORTED else None
+            demand(
+                meant in (None, before.get("handover_id")),
+                "a request ends the handover that it names",
+                "%s ends by a request to abort %s",
+                before.get("handover_id"),
+                meant,
+            )
         elif same:
             demand(new == old, "a handover ends once", "'%s' makes a handover that is %s %s", name, old, new)
         if name == "fall back":

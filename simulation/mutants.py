@@ -241,12 +241,173 @@ RULES: dict[str, Patch] = {
     ),
 }
 
-IMPLIED: dict[str, str] = {
+
+@dataclass(frozen=True, slots=True)
+class Implied:
+    """Why a condition never decides alone.
+
+    Attributes:
+        by: Conditions of the same write, as `attribute` or `change / attribute`: one of them fails whenever it fails.
+            The survey holds every refusal that it sees against that. Empty where the condition can not fail at all.
+        why: The proof.
+    """
+
+    by: tuple[str, ...]
+    why: str
+
+
+_EPOCH_NAMES_PRIMARY = Implied(("epoch",), "an epoch has one primary: one transaction changes both")
+_CLAIM_EPOCH = Implied(("epoch",), "a claim of another epoch is only made when the agent has reached that epoch")
+_OPEN_HANDOVER = Implied(
+    ("handover_id", "handover_state"),
+    "an open handover is of the present epoch, which its id names: a promotion commits it, a fall back needs it ended",
+)
+_ROLES = Implied(("epoch",), "roles change in the transaction that moves the epoch, and nowhere else")
+
+IMPLIED: dict[str, Implied] = {
+    "abort handover / only an open handover is aborted / epoch": _OPEN_HANDOVER,
+    "claim / one claim per attempt / epoch": Implied(
+        ("primary_instance_id", "claim_epoch"),
+        "a promotion changes the primary; the one before is the primary again only after a claim of the epoch between",
+    ),
+    "claim / one claim per attempt / primary_instance_id": _EPOCH_NAMES_PRIMARY,
+    "claim / one claim per attempt / lost": Implied(
+        ("claim_attempt", "claim_open", "claim_epoch"), "an agent is lost under its open claim, which that closes"
+    ),
+    "end replica / a promoted replica is not ended / status": Implied(
+        ("no replica ends while a handover to it is open / active_replica_id",),
+        "whatever ends a replica, or promotes it, lets the agent go of it in the same transaction",
+    ),
+    "end replica / no replica ends while a handover to it is open / active_replica_id": Implied(
+        ("a promoted replica is not ended / status",),
+        "the agent lets go of a replica only in the transaction that ends or promotes it",
+    ),
+    "fall back / back only where no way forward is left / epoch": Implied(
+        ("one switch per epoch / switch_id",), "every epoch but the first begins with its switch, in one transaction"
+    ),
+    "fall back / one switch per epoch / switch_id": Implied(
+        ("back only where no way forward is left / epoch",), "a switch is written with the epoch that it begins"
+    ),
+    "fall back / back only where no way forward is left / claim_epoch": _CLAIM_EPOCH,
+    "fall back / back only where no way forward is left / handover_state": Implied(
+        ("active_replica_id",), "an open handover leads to the active replica, which can not end before it"
+    ),
+    "fall back / back only where no way forward is left / lost": Implied(
+        ("claim_open", "claim_attempt"), "an agent is lost under its open claim, which that closes"
+    ),
+    "fall back / the dead primary steps down / role": Implied(
+        ("back only where no way forward is left / epoch",), _ROLES.why
+    ),
+    "fall back / a former primary steps up again / role": Implied(
+        ("back only where no way forward is left / epoch",), _ROLES.why
+    ),
+    "join / a standby joins the epoch it was launched for / epoch": Implied(
+        ("only a launching replica joins / status",), "a promotion leaves no replica of its epoch launching"
+    ),
+    "join / a standby joins the epoch it was launched for / active_replica_id": Implied(
+        ("only a launching replica joins / status",), "a replica that is launching is the active one"
+    ),
+    "join / an instance joins once / instance_id": Implied(
+        ("only a launching replica joins / status",), "an instance's row is written when its replica begins to sync"
+    ),
+    "join / only a launching replica joins / status": Implied(
+        ("an instance joins once / instance_id", "a standby joins the epoch it was launched for / active_replica_id"),
+        "a replica leaves `launching` by joining, which writes the instance's row, or by its end",
+    ),
+    "mark lost / an agent is lost only while no handover can still succeed / claim_epoch": _CLAIM_EPOCH,
+    "mark lost / an agent is lost only while no handover can still succeed / handover_state": Implied(
+        ("active_replica_id",), "an open handover leads to the active replica, which can not end before it"
+    ),
+    "open handover / one handover at a time, under an own claim / epoch": Implied(
+        ("active_replica_id",), "a promotion leaves no replica active, and later ones have other ids"
+    ),
+    "open handover / one handover at a time, under an own claim / primary_instance_id": _EPOCH_NAMES_PRIMARY,
+    "open handover / one handover at a time, under an own claim / claim_epoch": _CLAIM_EPOCH,
+    "open handover / one handover at a time, under an own claim / handover_state": Implied(
+        ("handover_count", "epoch"), "whoever opens a handover counts it"
+    ),
+    "open handover / one handover at a time, under an own claim / active_replica_id": Implied(
+        ("only a replica that can take over is handed to / status",),
+        "the agent lets go of a replica only in the transaction that ends or promotes it",
+    ),
+    "open handover / only a replica that can take over is handed to / status": Implied(
+        ("readiness", "one handover at a time, under an own claim / active_replica_id"),
+        "between `syncing` and `ready` lies a new readiness number; every other way is the replica's end",
+    ),
+    "promote / one promotion per epoch and handover / epoch": _OPEN_HANDOVER,
+    "promote / one promotion per epoch and handover / primary_instance_id": _EPOCH_NAMES_PRIMARY,
+    "promote / one promotion per epoch and handover / handover_replica_id": Implied(
+        ("handover_id",), "a handover is opened to one replica, for good"
+    ),
+    "promote / one promotion per epoch and handover / handover_primary_dead": Implied(
+        ("handover_id",), "a proof of death is only ever added to a handover"
+    ),
+    "promote / one promotion per epoch and handover / lost": Implied(
+        ("handover_state",), "an agent is lost only while no handover is open, and opens none after that"
+    ),
+    "promote / only the readiness that was asked on is promoted / status": Implied(
+        ("readiness", "one promotion per epoch and handover / handover_state"),
+        "between `syncing` and `ready` lies a new readiness number; no replica ends while a handover to it is open",
+    ),
+    "promote / one switch per epoch / switch_id": Implied(
+        ("one promotion per epoch and handover / epoch",), "a switch is written with the epoch that it begins"
+    ),
+    "promote / the old primary steps down / role": Implied(
+        ("one promotion per epoch and handover / epoch",), _ROLES.why
+    ),
+    "promote / the standby's instance steps up / role": Implied(
+        ("one promotion per epoch and handover / epoch",), _ROLES.why
+    ),
+    "prove primary dead / a proof belongs to the open handover of this epoch / epoch": _OPEN_HANDOVER,
+    "prove primary dead / a proof belongs to the open handover of this epoch / primary_instance_id": (
+        _EPOCH_NAMES_PRIMARY
+    ),
+    "raise urgency / urgency only rises / claim_epoch": _CLAIM_EPOCH,
+    "record switch / served once / switch_id": Implied((), "it was read before, and no switch is ever deleted"),
+    "report ready / only the current primary makes a standby ready / epoch": Implied(
+        ("a delayed readiness report is void / status",), "a promotion leaves no replica of its epoch syncing"
+    ),
+    "report ready / only the current primary makes a standby ready / primary_instance_id": _EPOCH_NAMES_PRIMARY,
+    "report ready / only the current primary makes a standby ready / active_replica_id": Implied(
+        ("a delayed readiness report is void / status",),
+        "the agent lets go of a replica only in the transaction that ends or promotes it",
+    ),
+    "report ready / a delayed readiness report is void / status": Implied(
+        ("readiness", "only the current primary makes a standby ready / active_replica_id"),
+        "it is ready already by a report of this number or of a higher one, or it has ended",
+    ),
+    "report unready / only the current primary takes readiness back / epoch": Implied(
+        ("readiness reports are in order / status",), "a promotion leaves no replica of its epoch syncing or ready"
+    ),
+    "report unready / only the current primary takes readiness back / primary_instance_id": _EPOCH_NAMES_PRIMARY,
+    "store task token / a token waits on a row that exists / replica_id": Implied(
+        (), "it was read before, and no replica is ever deleted"
+    ),
+}
+"""Conditions that say in an agent's or an operator's terms what others say of the rows: kept, because who reads a write
+should see what it rests on, and because a later write may break the tie.
+"""
+
+EFFECTLESS: dict[str, str] = {
     "abort handover / only an open handover is aborted / handover_state": (
         "a committed handover has moved the epoch on, which is asked too; an aborted one is aborted again, to no effect"
     ),
     "claim / one claim per attempt / claim_open": (
         "a claim is only ever closed within its attempt, and the next attempt is claimed over a closed one anyway"
+    ),
+    "fall back / back only where no way forward is left / claim_open": (
+        "an attempt that has ended, and was not followed by another, finds what the next one would: the primary is "
+        "dead and nobody follows it"
+    ),
+    "mark lost / an agent is lost only while no handover can still succeed / claim_open": (
+        "an attempt that has ended, and was not followed by another, finds what the next one would: no copy is left"
+    ),
+    "mark lost / an agent is lost only while no handover can still succeed / epoch": (
+        "under an open claim and without a replica the epoch moves only by a fall back of this very attempt, to an "
+        "instance that another copy of its task has seen gone; what is gone does not come back"
+    ),
+    "prove primary dead / a proof belongs to the open handover of this epoch / handover_id": (
+        "within an epoch a proof of death stays true, whichever handover it is written to"
     ),
     "prove primary dead / a proof belongs to the open handover of this epoch / handover_state": (
         "a committed handover has moved the epoch on, which is asked too; on an aborted one the proof decides nothing, "
@@ -255,6 +416,9 @@ IMPLIED: dict[str, str] = {
     "prove primary dead / a proof belongs to the open handover of this epoch / *": (
         "within an epoch a proof stays true; in the next it could only mislead about a handover that is open by then, "
         "and a fresh standby takes longer to launch and sync than a function may run"
+    ),
+    "raise urgency / urgency only rises / claim_attempt": (
+        "the signal is about this epoch's primary, whichever attempt is at work; refused, it is raised on the next one"
     ),
     "release claim / only the own claim is released / claim_open": "a closed claim is closed again, to no effect",
     "traffic moved / traffic follows the epoch upwards / traffic_epoch": (
@@ -291,15 +455,19 @@ class Survey:
     seed: int
     seen: frozenset[ConditionName]
     decisive: frozenset[ConditionName]
+    refusals: frozenset[frozenset[ConditionName]]
     violation: str | None
 
 
 def survey(seed: int) -> Survey:
-    """Run a seed as it is and note which conditions it met, and which of them alone refused a write."""
+    """Run a seed as it is and note which conditions it met, and which of them, together or alone, refused a write."""
     world = World(draw_plan(seed))
     world.tables.collecting = True
     outcome = world.run()
-    return Survey(seed, frozenset(world.tables.seen), frozenset(world.tables.decisive), outcome.violation)
+    tables = world.tables
+    return Survey(
+        seed, frozenset(tables.seen), frozenset(tables.decisive), frozenset(tables.refusals), outcome.violation
+    )
 
 
 @dataclass(slots=True)
@@ -308,23 +476,26 @@ class Hunt:
 
     Attributes:
         jobs: Each mutant with the seeds on which its run can differ from the run of the whole protocol.
-        silent: Conditions that no run was ever decided by alone: others of the same write always refuse with them.
+        unproven: Conditions that no run was ever decided by alone, without a proof that this must be so; and those
+            whose proof a run has refuted.
         broken: Seeds on which the whole protocol fails; no mutant is caught by these.
     """
 
     jobs: list[tuple[Mutant, tuple[int, ...]]]
-    silent: list[str]
+    unproven: list[str]
     broken: list[int]
 
 
 def prepare(seeds: int = MOST_SEEDS, *, progress: Callable[[int], None] = lambda _: None) -> Hunt:
     """Survey the seeds: a run without a condition is the same run until that condition alone would have refused."""
     seen: set[ConditionName] = set()
+    unproven: set[str] = set()
     where: dict[ConditionName, list[int]] = {}
     broken: list[int] = []
     for surveyed in spread(survey, range(seeds)):
         progress(surveyed.seed + 1)
         seen |= surveyed.seen | surveyed.decisive
+        unproven |= {str(one) for refusal in surveyed.refusals for one in refusal if not _is_as_proven(one, refusal)}
         if surveyed.violation:
             broken.append(surveyed.seed)
             continue
@@ -332,19 +503,28 @@ def prepare(seeds: int = MOST_SEEDS, *, progress: Callable[[int], None] = lambda
             where.setdefault(one, []).append(surveyed.seed)
     transactions = {replace(one, change=EVERY, attribute=EVERY) for one in seen}
     jobs: list[tuple[Mutant, tuple[int, ...]]] = []
-    silent: list[str] = []
     for name in sorted(seen | transactions):
-        if name.transaction == "register" or str(name) in IMPLIED or _stands_for_one(name, seen):
+        if name.transaction == "register" or str(name) in EFFECTLESS or _stands_for_one(name, seen):
             continue
         if name in where:
             jobs.append((Mutant(f"condition: {name}", removed=frozenset({name})), tuple(where[name])))
         elif name.change == EVERY:
             jobs.append((Mutant(f"condition: {name}", removed=frozenset({name})), ()))
-        else:
-            silent.append(str(name))
+        elif str(name) not in IMPLIED:
+            unproven.add(str(name))
     every = tuple(seed for seed in range(seeds) if seed not in broken)
     jobs += [(Mutant(f"rule: {name}", rule=name), every) for name in RULES]
-    return Hunt(jobs, silent, broken)
+    return Hunt(jobs, sorted(unproven), broken)
+
+
+def _is_as_proven(name: ConditionName, refusal: frozenset[ConditionName]) -> bool:
+    """Whether a condition that refused was not alone with that, if it is said that it never is."""
+    implied = IMPLIED.get(str(name))
+    if implied is None:
+        return True
+    by = {f"{name.transaction} / {name.change} / {other}" for other in implied.by if "/" not in other}
+    by |= {f"{name.transaction} / {other}" for other in implied.by if "/" in other}
+    return any(str(other) in by for other in refusal)
 
 
 def _stands_for_one(name: ConditionName, seen: set[ConditionName]) -> bool:
@@ -357,5 +537,5 @@ def _stands_for_one(name: ConditionName, seen: set[ConditionName]) -> bool:
         if one.attribute != EVERY and one.transaction == name.transaction and name.change in (EVERY, one.change)
     }
     if name.change != EVERY:
-        return len(meant) <= 1 or all(str(one) in IMPLIED for one in meant)
+        return len(meant) <= 1 or all(str(one) in EFFECTLESS for one in meant)
     return len({one.change for one in meant}) == 1

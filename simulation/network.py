@@ -35,7 +35,7 @@ class Network:
         if not self.reaches(sender, receiver):
             weather.count("partition", kind)
             return False
-        if weather.hits("lose", kind):
+        if weather.hits("lose", kind) or weather.hits("lose", f"{kind}@{receiver}"):
             weather.count("lost", kind)
             kernel.tell(sender, "%s to %s is lost", kind, receiver)
             return False

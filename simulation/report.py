@@ -11,7 +11,7 @@ from rich.table import Table
 
 from simulation.campaign import Summary
 from simulation.coverage import reachable
-from simulation.mutants import IMPLIED, Caught
+from simulation.mutants import EFFECTLESS, IMPLIED, Caught
 
 BUILD = Path(__file__).parent.parent / "build"
 GROUPS = ("fault", "rival", "state", "catch", "choice", "decision", "event", "end", "fall back")
@@ -74,7 +74,11 @@ def write_summary(summary: Summary, seconds: float) -> Path:
     )
 
 
-def show_mutants(console: Console, caught: Sequence[Caught], silent: Sequence[str]) -> None:
+REASONS = {name: implied.why for name, implied in IMPLIED.items()} | EFFECTLESS
+"""Why the conditions that no mutant lacks need none."""
+
+
+def show_mutants(console: Console, caught: Sequence[Caught], unproven: Sequence[str]) -> None:
     """Print who caught which mutant."""
     table = Table(title="Mutants")
     for column in ("without", "caught by seed", "broken"):
@@ -83,17 +87,17 @@ def show_mutants(console: Console, caught: Sequence[Caught], silent: Sequence[st
         seed = "[red]not caught" if one.seed is None else str(one.seed)
         table.add_row(one.mutant, seed, one.invariant)
     console.print(table)
-    implied = Table(title="Conditions that others imply")
+    implied = Table(title="Conditions that others imply, or whose decision changes nothing")
     implied.add_column("condition", overflow="fold")
     implied.add_column("why", overflow="fold")
-    for name, reason in IMPLIED.items():
+    for name, reason in REASONS.items():
         implied.add_row(name, reason)
-    for name in silent:
-        implied.add_row(name, "never the only one to refuse: its write's other conditions refuse with it")
+    for name in unproven:
+        implied.add_row(name, "[red]nobody has proven that it never decides alone, or a run has refuted it")
     console.print(implied)
 
 
-def write_mutants(caught: Sequence[Caught], silent: Sequence[str], *, seeds: int) -> Path:
+def write_mutants(caught: Sequence[Caught], unproven: Sequence[str], *, seeds: int) -> Path:
     """Write `build/mutants.json`."""
     return _write(
         "mutants.json",
@@ -102,7 +106,8 @@ def write_mutants(caught: Sequence[Caught], silent: Sequence[str], *, seeds: int
             "caught": sum(one.seed is not None for one in caught),
             "seeds": seeds,
             "caught_by": {one.mutant: {"seed": one.seed, "invariant": one.invariant} for one in caught},
-            "implied": {**IMPLIED, **dict.fromkeys(silent, "its write's other conditions refuse with it")},
+            "implied": REASONS,
+            "unproven": list(unproven),
         },
     )
 

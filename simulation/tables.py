@@ -61,6 +61,7 @@ class Tables:
         removed: Conditions that are left out of every write.
         seen: Every condition that was evaluated, while `collecting`.
         decisive: Conditions that were, once, the only one to refuse a write: without it, the run would go another way.
+        refusals: The conditions that refused a write together, while `collecting`.
         on_written: Told of every transaction that was written.
     """
 
@@ -72,6 +73,7 @@ class Tables:
         self.collecting = False
         self.seen: set[ConditionName] = set()
         self.decisive: set[ConditionName] = set()
+        self.refusals: set[frozenset[ConditionName]] = set()
         self._values: dict[tuple[Table, tuple[str, ...]], Any] = {}
 
     def agent(self, agent_id: str) -> Agent:
@@ -122,6 +124,8 @@ class Tables:
                     broken.append(ConditionName(transaction.name, change.name, name))
             if self.collecting:
                 self.seen.update(ConditionName(transaction.name, change.name, name) for name in change.only_if)
+        if broken and self.collecting:
+            self.refusals.add(frozenset(broken))
         if len(broken) == 1:
             self.decisive.add(broken[0])
         if broken and len({name.change for name in broken}) == 1:

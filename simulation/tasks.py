@@ -29,6 +29,7 @@ class Invocation:
         calls: Port calls so far.
         is_brisk: Its port calls take no time, so that nobody acts in between.
         attempt: (epoch, attempt) for the tasks of a failover's execution.
+        about: The handover that a request names.
         on_struck: Told when it is held up or killed.
     """
 
@@ -52,6 +53,7 @@ class Invocation:
         self.calls = 0
         self.is_brisk = False
         self.attempt: tuple[int, int] | None = None
+        self.about: str | None = None
         self.on_struck: Callable[[], None] = lambda: None
         self._kernel = kernel
         self._ended = ended

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -223,8 +224,6 @@ class World:
 
     @staticmethod
     def _remember(machine: Machine, *, role: Role, epoch: int) -> None:
-        from dataclasses import replace
-
         machine.disk.memory = replace(machine.disk.memory, agent_id=AGENT_ID, role=role, epoch=epoch)
 
     def _begin_agent(self, machine: Machine, *, replica_id: str | None = None) -> None:
@@ -502,11 +501,13 @@ class World:
         ended: Callable[[Any, SpotOptimizerError | None, bool], None] = lambda _result, _failure, _killed: None,
         *,
         attempt: tuple[int, int] | None = None,
+        about: str | None = None,
         on_struck: Callable[[], None] = lambda: None,
     ) -> None:
         self.reach(f"invoked {name}")
         invocation = Invocation(self.kernel, name, work, ended)
         invocation.attempt = attempt
+        invocation.about = about
         invocation.on_struck = on_struck
         # Most heartbeats are of no interest to anybody else.
         invocation.is_brisk = name == "heartbeat" and not self.is_troubled and self.kernel.chance.random() < 0.6
@@ -551,13 +552,14 @@ class World:
         work: Callable[[Any], Any],
         send_back: Callable[[Any, SpotOptimizerError | None], None],
         give_up: Callable[[], None],
+        about: str | None,
     ) -> None:
         """Answer a request that reached the API; `give_up` is told when that may take long."""
 
         def ended(result: Any, failure: SpotOptimizerError | None, killed: bool) -> None:
             send_back(result, OutcomeUnknown("502") if killed else failure)
 
-        self._invoke(name, lambda: work(self.plane), ended, on_struck=give_up)
+        self._invoke(name, lambda: work(self.plane), ended, about=about, on_struck=give_up)
 
     # --- faults ---
 
@@ -573,12 +575,19 @@ class World:
         self.kernel.tell("fault", str(fault)[9:].replace("%", "%%"))
         if fault.kind in WEATHER and fault.kind != "capacity":
             self.reach(f"fault {fault.kind}")
+            fault = self._aim(fault)
             self.weather.begin(fault)
             self.kernel.after(fault.lasts, self.weather.end, fault)
             return
         done = getattr(self, "_" + fault.kind.replace("-", "_"))(fault)
         if done is not False:
             self.reach(f"fault {fault.kind}")
+
+    def _aim(self, fault: Fault) -> Fault:
+        """Weather on the way to one party hits whoever has that part when it begins."""
+        kind, at, who = fault.what.partition("@")
+        machine = self._machine(who) if at else None
+        return fault if machine is None else replace(fault, what=f"{kind}@{machine.instance_id}")
 
     def _machine(self, who: str) -> Machine | None:
         agent = self.tables.agent(AGENT_ID)
@@ -625,7 +634,11 @@ class World:
         self._invoke("operator promotes", lambda: api.operator_promotes(self.plane, AGENT_ID))
 
     def _operator_create(self, _fault: Fault) -> None:
-        self._invoke("operator creates", lambda: api.operator_creates_replica(self.plane, AGENT_ID))
+        # Half of them with an Idempotency-Key of their own.
+        number = self.next_number()
+        purpose = f"manual:{number}" if number % 2 else None
+        work = partial(api.operator_creates_replica, self.plane, AGENT_ID, purpose=purpose)
+        self._invoke("operator creates", work)
 
     def _operator_terminate(self, _fault: Fault) -> None:
         self._invoke("operator terminates", lambda: api.operator_terminates_replica(self.plane, AGENT_ID))
@@ -749,7 +762,7 @@ class World:
         """Something that could happen at any moment happens while a write is held up."""
         if rival == "twin":
             # At-least-once: the same task, or the same request, a second time.
-            self.kernel.after(0.0, lambda: self._invoke(held.name, held.work, attempt=held.attempt))
+            self.kernel.after(0.0, lambda: self._invoke(held.name, held.work, attempt=held.attempt, about=held.about))
         elif rival == "retake":
             self.kernel.after(0.0, self._stop_and_retake)
         elif rival == "abort":
@@ -775,7 +788,8 @@ class World:
         handover_id = agent.handover_id
         if handover_id is not None:
             caller = api.Caller(AGENT_ID, agent.primary_instance_id, agent.epoch)
-            self._invoke("abort", lambda: api.abort(self.plane, caller, handover_id=handover_id))
+            work = partial(api.abort, self.plane, caller, handover_id=handover_id)
+            self._invoke("abort", work, about=handover_id)
 
     def _struck(self, marker: str) -> tuple[Fault, list[int]] | None:
         for armed in self._armed:

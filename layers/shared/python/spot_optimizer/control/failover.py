@@ -347,17 +347,23 @@ def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str
 def move_traffic(plane: Plane, agent_id: str) -> bool:
     """Point the traffic path at the primary of the highest epoch; read the row again after each move.
 
-    A mover that was overtaken by a later promotion sees the later epoch when it reads again, and repairs what it did.
+    A mover that was overtaken by a later promotion sees the later epoch when it reads again, and repairs what it did:
+    also where the later one's mover has recorded his own move already, for ours may have come after it.
 
     Raises:
         AddressNotMovable: Not now; try again.
     """
+    moved_for = None
     for _ in range(TRIES):
         agent = plane.records.agent(agent_id)
-        if agent.traffic_epoch >= agent.epoch:
-            return False
+        recorded = agent.traffic_epoch >= agent.epoch
+        if recorded and moved_for in (None, agent.epoch):
+            return moved_for is not None
         if agent.traffic_adapter is TrafficAdapter.EIP and agent.traffic_target is not None:
             plane.compute.move_address(agent.traffic_target, agent.primary_instance_id)
+        moved_for = agent.epoch
+        if recorded:
+            continue
         try:
             plane.records.commit(handover.traffic_moved(agent))
         except (ConditionFailed, OutcomeUnknown):
@@ -419,7 +425,7 @@ def _conclude_interruption(plane: Plane, agent: Agent, epoch: int, values: dict[
         Table.INTERRUPTIONS,
         (agent.agent_id, f"{instance_id}#{signal_type}"),
         "concluded once, by success",
-        only_if={"event_id": Present(), "failover_completed": Equals(False)},
+        only_if={"failover_completed": Equals(False)},
         put={**values, **replica},
     )
     _commit_or_leave(plane, Transaction("conclude interruption", (change,)))

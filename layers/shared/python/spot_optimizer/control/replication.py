@@ -335,15 +335,7 @@ def end_replica(plane: Plane, agent_id: str, replica_id: str, *, state: ReplicaS
                 plane.records.commit(handover.abort(agent, handover_id=agent.handover_id))
             except (ConditionFailed, OutcomeUnknown):
                 continue
-            agent = plane.records.agent(agent_id)
-        ending = replicas.end(
-            agent_id,
-            replica,
-            state=state,
-            reason=reason,
-            clear_active=agent.active_replica_id == replica_id,
-            now=plane.clock(),
-        )
+        ending = replicas.end(agent_id, replica, state=state, reason=reason, now=plane.clock())
         try:
             plane.records.commit(ending)
         except (ConditionFailed, OutcomeUnknown):

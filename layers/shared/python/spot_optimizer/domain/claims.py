@@ -208,6 +208,7 @@ def give_up(agent: Agent, *, epoch: int, attempt: int) -> Transaction:
                     "epoch": Equals(epoch),
                     "claim_epoch": Equals(epoch),
                     "claim_attempt": Equals(attempt),
+                    "claim_open": Equals(True),
                     "handover_state": OneOf(NOT_OPEN),
                     "active_replica_id": Missing(),
                 },

@@ -303,9 +303,7 @@ def record_sync(
     )
 
 
-def end(
-    agent_id: str, replica: Replica, *, state: ReplicaState, reason: str, clear_active: bool, now: datetime
-) -> Transaction:
+def end(agent_id: str, replica: Replica, *, state: ReplicaState, reason: str, now: datetime) -> Transaction:
     """End a replica that will not take over. Competes with its promotion: a promoted replica is not ended.
 
     Args:
@@ -313,20 +311,18 @@ def end(
         replica: The replica as read.
         state: `failed` or `terminated`.
         reason: What an operator reads.
-        clear_active: Whether the agent's row names it as the active replica.
         now: When.
     """
-    changes = [
-        Change(
-            Table.REPLICAS,
-            (agent_id, replica.replica_id),
-            "a promoted replica is not ended",
-            only_if={"status": OneOf(ACTIVE_STATES)},
-            put={"status": state, "failure": reason, "ended_at": now},
-        )
-    ]
-    if clear_active:
-        changes.append(
+    return Transaction(
+        "end replica",
+        (
+            Change(
+                Table.REPLICAS,
+                (agent_id, replica.replica_id),
+                "a promoted replica is not ended",
+                only_if={"status": OneOf(ACTIVE_STATES)},
+                put={"status": state, "failure": reason, "ended_at": now},
+            ),
             Change(
                 Table.AGENTS,
                 (agent_id,),
@@ -336,9 +332,9 @@ def end(
                     "handover_state": OneOf(NOT_OPEN),
                 },
                 put={"active_replica_id": None},
-            )
-        )
-    return Transaction("end replica", tuple(changes))
+            ),
+        ),
+    )
 
 
 def store_task_token(replica: Replica, token: str) -> Transaction:
