@@ -462,7 +462,7 @@ def _signal_held_beyond_its_claim(chance: Random, seed: int) -> Plan:
     at = chance.uniform(2.0, 6.0)
     faults = (
         Fault("operator-promote", at),
-        Fault("notice", at + chance.uniform(0.02, 0.4), "primary"),
+        _held("record interruption", chance.uniform(0.02, 0.1), "notice"),
         _held("raise urgency", chance.uniform(0.6, 2.5)),
     )
     return Plan(seed, False, faults, at + 15.0)

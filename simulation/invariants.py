@@ -142,20 +142,6 @@ class Invariants:
         open_id = agent.handover_id if agent.handover_open and agent.primary_instance_id == instance_id else None
         demand(open_id not in ended_handovers, "thaw after abort", "%s thaws while %s is open", instance_id, open_id)
 
-    def check_address(self, _allocation_id: str, instance_id: str) -> None:
-        """Traffic never moves to a lower epoch."""
-        world = self._world
-        epoch = world.epochs_served.get(instance_id, 0)
-        agent = world.tables.agent(world.agent_id)
-        demand(
-            epoch >= agent.traffic_epoch,
-            "traffic moves upwards",
-            "it moves to %s of epoch %s after epoch %s",
-            instance_id,
-            epoch,
-            agent.traffic_epoch,
-        )
-
     def check_terminate(self, instance: Ec2Instance) -> None:
         """A copy that is the newest is never deleted, and a notified primary is left to AWS."""
         world = self._world

@@ -32,6 +32,9 @@ KEPT_SEEDS = (
     24443,
     27566,
     29861,
+    424,
+    1824,
+    1924,
 )
 
 KEPT_PLANS = {
@@ -163,5 +166,15 @@ KEPT_PLANS = {
             Fault("throttle", 15.09, "agent", 37.72),
         ),
         59.43,
+    ),
+    "an address is moved back by a mover that was slow": Plan(
+        424,
+        True,
+        (
+            Fault("notice", 8.24, "primary"),
+            Fault("notice", 8.24, "standby"),
+            Fault("strike-pause", 0.0, "ReconcileTraffic:move_address", 48.96),
+        ),
+        98.24,
     ),
 }

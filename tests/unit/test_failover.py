@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from spot_optimizer.control import failover, preparation, replication, signals
-from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.agents import HandoverState, TrafficAdapter
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.replicas import ReplicaState, ReplicaType
@@ -255,6 +255,33 @@ def test_traffic_follows_the_promotion_and_a_repeated_move_moves_nothing() -> No
     summary = failover.record_switch(plane, AGENT, 1, 1)
     assert (summary["epoch_before"], summary["epoch_after"], summary["basis"]) == (1, 2, "final-generation")
     assert not plane.records.agent(AGENT).claim_open
+
+
+class OvertakenCompute(FakeCompute):
+    """While the first call to move an address is on its way, the next epoch comes, and its traffic is moved."""
+
+    def __init__(self, records: FakeRecords) -> None:
+        super().__init__()
+        self.instances |= {STANDBY: "running", "i-0third": "running"}
+        self.moves: list[str] = []
+        self._records = records
+
+    def move_address(self, allocation_id: str, instance_id: str) -> None:
+        super().move_address(allocation_id, instance_id)
+        self.moves.append(instance_id)
+        agent = self._records.agent(AGENT)
+        if agent.epoch == 2:
+            self._records.put(replace(agent, epoch=3, primary_instance_id="i-0third", traffic_epoch=3))
+
+
+def test_a_mover_that_was_overtaken_gives_the_address_to_whom_the_later_one_gave_it() -> None:
+    plane = in_handover()
+    commit(plane)
+    agent = plane.records.agent(AGENT)
+    plane.records.put(replace(agent, traffic_adapter=TrafficAdapter.EIP, traffic_target="eipalloc-1"))
+    plane.compute = compute = OvertakenCompute(plane.records)
+    assert failover.move_traffic(plane, AGENT)
+    assert compute.moves == [STANDBY, "i-0third"]
 
 
 def test_a_promoted_instance_that_dies_before_it_serves_fails_the_attempt_and_the_next_epoch_is_free_to_act() -> None:
