@@ -112,7 +112,7 @@ class Ec2:
         instance.terminated_by_us = True
         self.on_terminate(instance)
         self.kernel.tell("ec2", "terminates %s as asked", instance_id)
-        self._shut_down(instance)
+        self.shut_down(instance)
 
     def move_address(self, allocation_id: str, instance_id: str) -> None:
         """Raises: AddressNotMovable."""
@@ -137,7 +137,7 @@ class Ec2:
             return
         instance.going_at = self.kernel.now + NOTICE_SECONDS
         self.kernel.tell("ec2", "INTERRUPTION NOTICE for %s", instance.machine.instance_id)
-        self.kernel.after(NOTICE_SECONDS, self._shut_down, instance)
+        self.kernel.after(NOTICE_SECONDS, self.shut_down, instance)
         self.on_notice(instance)
         self.publish("EC2 Spot Instance Interruption Warning", instance, {"instance-action": "terminate"})
 
@@ -158,6 +158,16 @@ class Ec2:
         self.kernel.after(self.kernel.soon(8.0), self._enter, instance, "shutting-down")
         self.kernel.after(self.kernel.between(10.0, 60.0), self._enter, instance, "terminated")
 
+    def shut_down(self, instance: Ec2Instance) -> None:
+        """Terminate it: at the end of a notice, as we asked, or as somebody else did."""
+        if instance.state in ("shutting-down", "terminated"):
+            return
+        self._enter(instance, "shutting-down")
+        # Its processes may live on for a while: `shutting-down` is not death.
+        dies_after = self.kernel.soon(1.5)
+        self.kernel.after(dies_after, self._die, instance)
+        self.kernel.after(dies_after + self.kernel.soon(4.0), self._enter, instance, "terminated")
+
     def publish(self, detail_type: str, instance: Ec2Instance, detail: Mapping[str, str]) -> None:
         at = self._epoch_of_time + timedelta(seconds=self.kernel.now)
         self.deliver(
@@ -172,15 +182,6 @@ class Ec2:
     def _boot(self, instance: Ec2Instance) -> None:
         if instance.machine.alive and instance.state == "running":
             self.on_boot(instance)
-
-    def _shut_down(self, instance: Ec2Instance) -> None:
-        if instance.state in ("shutting-down", "terminated"):
-            return
-        self._enter(instance, "shutting-down")
-        # Its processes may live on for a while: `shutting-down` is not death.
-        dies_after = self.kernel.soon(1.5)
-        self.kernel.after(dies_after, self._die, instance)
-        self.kernel.after(dies_after + self.kernel.soon(4.0), self._enter, instance, "terminated")
 
     def _die(self, instance: Ec2Instance) -> None:
         if instance.machine.alive:

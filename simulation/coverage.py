@@ -11,6 +11,7 @@ MACHINES = ("fail_over", "prepare_replica")
 HAPPENINGS = (
     "notice",
     "death",
+    "shut-down",
     "rebalance",
     "operator-promote",
     "operator-create",

@@ -491,6 +491,28 @@ def _traffic_held_beyond_the_next(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, tuple(faults), at + 90.0)
 
 
+def _terminated_by_hand(chance: Random, seed: int) -> Plan:
+    """EC2 says `shutting-down` of a silent primary that still serves."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("pause-agent", at, "primary", 10.0),
+        Fault("shut-down", at + chance.uniform(2.0, 2.9), "primary"),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _lease_answered_late(chance: Random, seed: int) -> Plan:
+    """The answer to a question from before a pause is read after it, and nothing else reaches the primary."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("delay", at - 1.05, "lease answer", 1.1),
+        Fault("pause-agent", at, "primary", chance.uniform(2.6, 3.8)),
+        Fault("lose", at, "unready", 15.0),
+        Fault("lose", at, "answer to heartbeat@primary", 15.0),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     3: _opening_held_beyond_readiness,
@@ -503,6 +525,8 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     22: _signal_held_beyond_its_claim,
     24: _traffic_held_beyond_the_next,
     26: _promotion_held_beyond_readiness,
+    28: _terminated_by_hand,
+    30: _lease_answered_late,
     59: _promotion_held,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read

@@ -630,6 +630,14 @@ class World:
         self.ec2.kill(self.ec2.instances[machine.instance_id])
         return True
 
+    def _shut_down(self, fault: Fault) -> bool:
+        """Somebody terminates the instance by hand."""
+        machine = self._machine(fault.what)
+        if machine is None:
+            return False
+        self.ec2.shut_down(self.ec2.instances[machine.instance_id])
+        return True
+
     def _operator_promote(self, _fault: Fault) -> None:
         self._invoke("operator promotes", lambda: api.operator_promotes(self.plane, AGENT_ID))
 
