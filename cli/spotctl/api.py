@@ -17,6 +17,7 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 """API Gateway gives up on a function after 30 s."""
 
+UPLOAD_SECONDS = 300.0
 ATTEMPTS = 3
 LONGEST_WAIT_SECONDS = 5.0
 PAGE = 100
@@ -105,6 +106,19 @@ class Api:
     def delete(self, path: str, **ids: str) -> Document:
         """Remove, or end. Raises as `get`."""
         return self._call("DELETE", path, ids, repeatable=True)
+
+    def upload(self, url: str, headers: Mapping[str, str], content: bytes) -> None:
+        """Put a file where the API said, which is not at the API: no token goes there.
+
+        Raises:
+            Unreachable: Nobody took it.
+        """
+        try:
+            answer = httpx.put(url, content=content, headers=dict(headers), timeout=UPLOAD_SECONDS)
+        except httpx.HTTPError as error:
+            raise Unreachable(url.partition("?")[0], str(error) or type(error).__name__) from error
+        if not answer.is_success:
+            raise Refused(answer.status_code, {"title": "Upload refused", "detail": answer.text[:500]})
 
     def _call(
         self,

@@ -98,6 +98,11 @@ def complete_clients() -> list[tuple[str, str]]:
     return _completed("/api/clients", "clients", "client_id", "name")
 
 
+def complete_pools() -> list[tuple[str, str]]:
+    """The pools whose prices are kept."""
+    return _completed("/api/pools", "pools", "pool_id", "instance_type")
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, for machines; problems too, on stderr.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AtMost = Annotated[int | None, typer.Option("--limit", min=1, help="How many at most; all without.")]

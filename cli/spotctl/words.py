@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from rich.text import Text
@@ -91,9 +92,12 @@ def percent(value: Any) -> str:
     return NOTHING if value is None else f"{float(value):.2f} %"
 
 
-def usd(value: Any) -> str:
-    """A price or an amount, with all its decimals."""
-    return NOTHING if value is None else f"${value}"
+def money(value: Any) -> str:
+    """A price or an amount in USD: four decimals, or more where they say something."""
+    if value is None:
+        return NOTHING
+    exact = Decimal(str(value)).normalize()
+    return f"{exact:f}" if -int(exact.as_tuple().exponent) > 4 else f"{exact:.4f}"
 
 
 def read_moment(value: Any) -> datetime:

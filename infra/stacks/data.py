@@ -132,16 +132,9 @@ class DataStack(Stack):
         self.model_slots = Table(self, "ModelSlots", settings=settings, hash_key="model")
         self.models = ModelsBucket(self, "Models", settings=settings)
 
-        CfnOutput(self, "ClientsTable", value=self.clients.name, description="For the first operator's token")
-        CfnOutput(self, "TokensTable", value=self.tokens.name, description="For the first operator's token")
-        CfnOutput(self, "ModelsBucket", value=self.models.name, description="Risk models")
-        CfnOutput(self, "PoolsTable", value=self.pools.name, description="For demo data and measurements")
-        CfnOutput(self, "RawPricesTable", value=self.raw_prices.name, description="For demo data and measurements")
-        CfnOutput(self, "CleanPricesTable", value=self.clean_prices.name, description="For demo data and measurements")
-        CfnOutput(
-            self, "InferredPricesTable", value=self.inferred_prices.name, description="For demo data and measurements"
-        )
-        CfnOutput(self, "SnapshotsBucket", value=self.snapshots.name, description="State and log tails")
+        # The first operator's token, and demo data, are written by a person who has no function's environment.
+        for setting, name in self.names.items():
+            CfnOutput(self, setting.title().replace("_", ""), value=name)
 
     @property
     def names(self) -> dict[str, str]:

@@ -1,0 +1,176 @@
+"""Risk models: uploaded, made live, gone back from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spotctl.failures import Document, NotUnderstood, Unfinished
+from spotctl.screen import Column, Shape
+from spotctl.session import AsJson, AtMost, Session, Wait, WithinSeconds, Yes, begin
+from spotctl.words import moment, plain, several, state, strong
+
+app = typer.Typer(name="models", help="The models that tell how likely an interruption is. For admins.")
+
+MANIFEST = "manifest.json"
+LOOK_EVERY_SECONDS = 1.0
+
+
+def _measured(metrics: Any) -> str:
+    return several(f"{name} {value:.3g}" for name, value in sorted((metrics or {}).items()))
+
+
+SESSIONS = Shape(
+    "SessionAnswer",
+    (
+        Column("session", "session_id", strong, whole=True),
+        Column("status", "status", state, whole=True),
+        Column("trained until", "trained_until", moment),
+        Column("metrics", "metrics", _measured),
+        Column("uploaded", "created_at", moment),
+        Column("made live", "activated_at", moment),
+        Column("why not", "reason"),
+    ),
+    nothing="No model yet: the advisor's band stands in for one.",
+)
+FINDINGS = (Column("step", "step"), Column("found", "finding"))
+ACTIVATION = Shape(
+    "ActivationAnswer",
+    (
+        Column("live", "live", strong),
+        Column("fallback", "fallback"),
+        Column("being activated", "activating"),
+        Column("revision", "revision"),
+        Column("look at", "look"),
+    ),
+)
+
+SessionId = Annotated[
+    str, typer.Argument(metavar="SESSION", help="As `spotctl models list` has it.", show_default=False)
+]
+
+
+@app.command("list")
+def list_models(at_most: AtMost = None, as_json: AsJson = False) -> None:
+    """List uploaded models: what is live, its fallback, what is pending, and what was rejected within 30 days."""
+    with begin(as_json=as_json) as session:
+        found = session.api.pages("/api/admin/ml-models/sessions", "sessions", at_most=at_most)
+        session.screen.show_list(SESSIONS, found)
+
+
+@app.command("upload")
+def upload_model(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", exists=True, file_okay=False, help=f"With {MANIFEST} and the files that it names."
+        ),
+    ],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="Idempotency key: the same key continues the same upload.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a model, as `make train` leaves it in build/model. It waits to be activated."""
+    with begin(as_json=as_json) as session:
+        manifest = _checked_manifest(folder)
+        opened = session.api.post(
+            "/api/admin/ml-models/sessions", {"manifest": manifest}, idempotency_key=key or uuid.uuid4().hex
+        )
+        uploads = opened["uploads"]
+        with session.screen.progress("upload") as tell:
+            for number, upload in enumerate(uploads):
+                tell(100 * number / len(uploads), upload["name"])
+                session.api.upload(upload["url"], upload["headers"], (folder / upload["name"]).read_bytes())
+        session.screen.say(f"Next: `spotctl models activate {opened['session_id']} --wait` makes it live.")
+        if as_json:
+            session.screen.print_json({"session_id": opened["session_id"], "status": opened["status"]})
+        else:
+            print(opened["session_id"])
+
+
+@app.command("activate")
+def activate_model(
+    session_id: SessionId,
+    force_because: Annotated[
+        str | None,
+        typer.Option("--force-because", help="Make it live even if it does clearly worse; why.", show_default=False),
+    ] = None,
+    wait: Wait = False,
+    within_seconds: WithinSeconds = 300,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model live, once it is validated and no worse than the one that is; it goes back by itself if it fails."""
+    with begin(as_json=as_json) as session:
+        body: Document = {"sessionId": session_id}
+        if force_because:
+            body |= {"force": True, "reason": force_because}
+        begun = session.api.post("/api/admin/ml-models/activate", body, idempotency_key=uuid.uuid4().hex)
+        if not wait:
+            session.screen.show(ACTIVATION, begun)
+            return
+        ended = _await_end(session, session_id, within_seconds=within_seconds)
+        session.screen.show_list(Shape("FindingAnswer", FINDINGS), ended["findings"])
+        if ended["status"] != "live":
+            raise Unfinished(
+                f"Model {ended['status']}",
+                f"{session_id} is not live: {plain(ended['reason'])}",
+                advice="what was live still is; `spotctl models list` tells",
+            )
+
+
+@app.command("fallback")
+def fall_back(yes: Yes = False, as_json: AsJson = False) -> None:
+    """Go back to the model before, at once. Doing it again undoes it."""
+    with begin(as_json=as_json) as session:
+        session.confirm("Let the live model and its fallback change places?", yes=yes)
+        answer = session.api.post("/api/admin/ml-models/fallback", idempotency_key=uuid.uuid4().hex)
+        session.screen.show(ACTIVATION, answer)
+
+
+def _checked_manifest(folder: Path) -> Document:
+    """Read the manifest, and hold the files to it before anything is sent.
+
+    Raises:
+        NotUnderstood: There is none, or a file is not the one that it names.
+    """
+    try:
+        manifest: Document = json.loads((folder / MANIFEST).read_text())
+        named = [(str(file["name"]), str(file["sha256"])) for file in manifest["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotUnderstood(f"{folder / MANIFEST} is no manifest: {error}; expected what `make train` writes") from None
+    for name, sha256 in named:
+        file = folder / name
+        if file.parent != folder or not file.is_file():
+            raise NotUnderstood(f"{folder} has no file '{name}', which the manifest names")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+            raise NotUnderstood(f"{file} is not the file that the manifest names: its SHA-256 is another")
+    return manifest
+
+
+def _await_end(session: Session, session_id: str, *, within_seconds: float) -> Document:
+    deadline = time.monotonic() + within_seconds
+    with session.screen.progress(session_id) as tell:
+        while True:
+            found = session.api.pages("/api/admin/ml-models/sessions", "sessions")
+            model = next(one for one in found if one["session_id"] == session_id)
+            steps = [finding["step"] for finding in model["findings"]]
+            tell(min(95.0, 12.0 * len(steps)), steps[-1] if steps else model["status"])
+            if model["status"] not in ("validating", "live") or (model["status"] == "live" and _is_confirmed(session)):
+                tell(100, model["status"])
+                return model
+            if time.monotonic() > deadline:
+                raise Unfinished("Still under way", f"{session_id} is '{model['status']}'; it goes on without you")
+            time.sleep(LOOK_EVERY_SECONDS)
+
+
+def _is_confirmed(session: Session) -> bool:
+    with session.open_api() as api:
+        return bool(api.get("/api/health")["model"]["activating"] is None)

@@ -1,0 +1,325 @@
+"""What the demo tells: four tenants, each with one workload at another point of its life. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from spot_optimizer.demo_data.price_model import DemoPool
+from spot_optimizer.domain.agents import Agent, HandoverState, Heartbeat, Instance, InstanceRole, Interruption, Switch
+from spot_optimizer.domain.clients import Client
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.signals import SignalType
+
+PREFIX = "demo-"
+"""Of the names of all demo clients."""
+
+AGENT_PREFIX = "agt-demo-"
+
+_TYPES = (
+    ("a", "m5.4xlarge", Decimal("0.768")),
+    ("b", "m5.4xlarge", Decimal("0.768")),
+    ("c", "m5.4xlarge", Decimal("0.768")),
+    ("a", "m5a.4xlarge", Decimal("0.688")),
+    ("b", "r5.4xlarge", Decimal("1.008")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Every row of the demo, except prices.
+
+    Attributes:
+        pools: Five.
+        clients: Four.
+        agents: One per client.
+        instances: Their primaries, standbys and one retired primary.
+        replicas: Four: one ready, one syncing, one promoted, one failed.
+        interruptions: Three.
+        switches: The promotion that one of them led to.
+    """
+
+    pools: tuple[DemoPool, ...]
+    clients: tuple[Client, ...]
+    agents: tuple[Agent, ...]
+    instances: tuple[Instance, ...]
+    replicas: tuple[Replica, ...]
+    interruptions: tuple[Interruption, ...]
+    switches: tuple[Switch, ...]
+
+
+def demo_pools(region: str) -> tuple[DemoPool, ...]:
+    """The pools, in a region's first three zones."""
+    return tuple(DemoPool(f"{region}{zone}.{kind}", price) for zone, kind, price in _TYPES)
+
+
+def is_demo_agent(agent_id: str) -> bool:
+    """Whether an agent is one of the demo's. Registered agents are named `agt-` and hexadecimal digits."""
+    return agent_id.startswith(AGENT_PREFIX)
+
+
+def set_scene(region: str, now: datetime) -> Scene:
+    """Write the demo's rows down as they are when they are loaded at `now`.
+
+    Everything happened at a fixed distance before `now`; ids depend on nothing.
+    """
+    pools = demo_pools(region)
+    m5_a, m5_b, m5_c, m5a_a, r5_b = (pool.pool_id for pool in pools)
+    ledger, orders, search, reports = (
+        _agent("ledger", m5_a, registered_at=now - timedelta(days=30), active_replica_id="rep-demo-ledger-1"),
+        _agent(
+            "orders",
+            m5_c,
+            registered_at=now - timedelta(days=21),
+            epoch=2,
+            primary_instance_id=_instance_id("orders", 2),
+            last_failover_at=now - timedelta(days=2),
+            handover_id="agt-demo-orders-1-1",
+            handover_state=HandoverState.COMMITTED,
+            handover_replica_id="rep-demo-orders-1",
+            handover_readiness=1,
+            handover_count=1,
+            claim_epoch=1,
+            claim_attempt=1,
+            claim_signal=SignalType.TERMINATION_NOTICE,
+            claim_signal_at=now - timedelta(days=2),
+        ),
+        _agent("search", m5a_a, registered_at=now - timedelta(days=9), active_replica_id="rep-demo-search-1"),
+        _agent("reports", r5_b, registered_at=now - timedelta(days=3)),
+    )
+    replicas = (
+        Replica(
+            agent_id=ledger.agent_id,
+            replica_id="rep-demo-ledger-1",
+            type=ReplicaType.AUTOMATIC_REBALANCE,
+            status=ReplicaState.READY,
+            epoch=1,
+            created_by="signal:rebalance-recommendation",
+            created_at=now - timedelta(hours=5),
+            pool_id=m5_b,
+            lifecycle="spot",
+            instance_id=_instance_id("ledger", 2),
+            readiness=1,
+            launch_number=1,
+            attempts=(_attempt(1, m5_b, "launched"),),
+            generation=18_000,
+            sync_percent=100.0,
+            lag_seconds=0.4,
+            covered_until=now,
+            ready_at=now - timedelta(hours=5) + timedelta(seconds=74),
+        ),
+        Replica(
+            agent_id=orders.agent_id,
+            replica_id="rep-demo-orders-1",
+            type=ReplicaType.AUTOMATIC_TERMINATION,
+            status=ReplicaState.PROMOTED,
+            epoch=1,
+            created_by="signal:termination-notice",
+            created_at=now - timedelta(days=2),
+            pool_id=m5_c,
+            lifecycle="spot",
+            instance_id=_instance_id("orders", 2),
+            readiness=1,
+            launch_number=2,
+            attempts=(_attempt(1, m5a_a, f"{m5a_a} has no capacity"), _attempt(2, m5_c, "launched")),
+            generation=61,
+            sync_percent=100.0,
+            lag_seconds=0.3,
+            covered_until=now - timedelta(days=2) + timedelta(seconds=58),
+            ready_at=now - timedelta(days=2) + timedelta(seconds=51),
+            ended_at=now - timedelta(days=2) + timedelta(seconds=59),
+        ),
+        Replica(
+            agent_id=search.agent_id,
+            replica_id="rep-demo-search-1",
+            type=ReplicaType.MANUAL,
+            status=ReplicaState.SYNCING,
+            epoch=1,
+            created_by="operator:demo",
+            created_at=now - timedelta(minutes=3),
+            requested_pool_id=m5_b,
+            pool_id=m5_b,
+            lifecycle="spot",
+            instance_id=_instance_id("search", 2),
+            launch_number=1,
+            attempts=(_attempt(1, m5_b, "launched"),),
+            generation=7,
+            sync_percent=64.0,
+            lag_seconds=21.5,
+        ),
+        Replica(
+            agent_id=reports.agent_id,
+            replica_id="rep-demo-reports-1",
+            type=ReplicaType.MANUAL,
+            status=ReplicaState.FAILED,
+            epoch=1,
+            created_by="operator:demo",
+            created_at=now - timedelta(days=1),
+            pool_id=m5_a,
+            lifecycle="spot",
+            instance_id=_instance_id("reports", 2),
+            launch_number=1,
+            attempts=(_attempt(1, m5_a, "launched"),),
+            ended_at=now - timedelta(days=1) + timedelta(minutes=10),
+            failure="its instance was terminated before it had synced",
+        ),
+    )
+    interruptions = (
+        _interruption(
+            ledger,
+            m5_a,
+            SignalType.REBALANCE_RECOMMENDATION,
+            now - timedelta(hours=5),
+            response_action="prepare-replica",
+            replica_id="rep-demo-ledger-1",
+        ),
+        _interruption(
+            orders,
+            m5_b,
+            SignalType.TERMINATION_NOTICE,
+            now - timedelta(days=2),
+            termination_time=now - timedelta(days=2) + timedelta(minutes=2),
+            response_action="fail-over",
+            replica_id="rep-demo-orders-1",
+            failover_completed=True,
+            failover_time_ms=61_380,
+        ),
+        _interruption(
+            reports,
+            m5_a,
+            SignalType.TERMINATION_NOTICE,
+            now - timedelta(days=1) + timedelta(minutes=8),
+            number=2,
+            termination_time=now - timedelta(days=1) + timedelta(minutes=10),
+            response_action="note-standby",
+            replica_id="rep-demo-reports-1",
+        ),
+    )
+    switches = (
+        Switch(
+            agent_id=orders.agent_id,
+            switch_id="0000000002",
+            epoch=2,
+            from_instance_id=_instance_id("orders", 1),
+            to_instance_id=_instance_id("orders", 2),
+            from_pool_id=m5_b,
+            to_pool_id=m5_c,
+            switch_reason=SignalType.TERMINATION_NOTICE,
+            basis="final-generation",
+            switched_at=now - timedelta(days=2) + timedelta(seconds=59),
+            served_at=now - timedelta(days=2) + timedelta(seconds=61),
+            rpo_seconds=0.0,
+        ),
+    )
+    instances = (
+        *(
+            _instance(agent, 2 if agent is orders else 1, InstanceRole.PRIMARY, agent.primary_pool_id)
+            for agent in (ledger, orders, search, reports)
+        ),
+        _instance(orders, 1, InstanceRole.RETIRED, m5_b),
+        _instance(ledger, 2, InstanceRole.STANDBY, m5_b, replica_id="rep-demo-ledger-1"),
+        _instance(search, 2, InstanceRole.STANDBY, m5_b, replica_id="rep-demo-search-1"),
+    )
+    return Scene(
+        pools=pools,
+        clients=tuple(
+            Client(client_id=agent.client_id, name=name, created_at=agent.registered_at)
+            for agent, name in zip(
+                (ledger, orders, search, reports),
+                ("Demo Bank", "Demo Shop", "Demo Library", "Demo Clinic"),
+                strict=True,
+            )
+        ),
+        agents=(ledger, orders, search, reports),
+        instances=instances,
+        replicas=replicas,
+        interruptions=interruptions,
+        switches=switches,
+    )
+
+
+_CLIENTS = {"ledger": "demo-bank", "orders": "demo-shop", "search": "demo-library", "reports": "demo-clinic"}
+_NUMBERS = {name: number for number, name in enumerate(_CLIENTS, start=1)}
+
+
+def _instance_id(name: str, number: int) -> str:
+    # EC2 has never given out an id with so many zeros.
+    return f"i-{_NUMBERS[name]:08x}{number:09x}"
+
+
+def _agent(name: str, pool_id: str, *, registered_at: datetime, **changes: object) -> Agent:
+    agent = Agent(
+        agent_id=f"{AGENT_PREFIX}{name}",
+        client_id=_CLIENTS[name],
+        name=name,
+        epoch=1,
+        primary_instance_id=_instance_id(name, 1),
+        primary_pool_id=pool_id,
+        registered_at=registered_at,
+        launch_template_id=f"lt-{0:017x}",
+        instance_types=("m5.4xlarge", "m5a.4xlarge", "r5.4xlarge"),
+        subnet_ids=("subnet-demoa", "subnet-demob", "subnet-democ"),
+        replica_count=1,
+        # What acts by itself would act in vain here.
+        auto_switch=False,
+        auto_replica=False,
+    )
+    changed = replace(agent, **changes)  # type: ignore[arg-type]
+    # Traffic points where it should, so that there is nothing to move.
+    return replace(changed, traffic_epoch=changed.epoch)
+
+
+def _attempt(number: int, pool_id: str, outcome: str) -> dict[str, object]:
+    return {"number": number, "pool_id": pool_id, "lifecycle": "spot", "outcome": outcome}
+
+
+def _instance(
+    agent: Agent, number: int, role: InstanceRole, pool_id: str, *, replica_id: str | None = None
+) -> Instance:
+    return Instance(
+        instance_id=_instance_id(agent.name, number),
+        agent_id=agent.agent_id,
+        client_id=agent.client_id,
+        role=role,
+        pool_id=pool_id,
+        epoch=agent.epoch,
+        private_address=f"192.0.2.{10 * _NUMBERS[agent.name] + number}",
+        sync_port=7443,
+        certificate="none: the instance does not exist",
+        joined_at=agent.registered_at,
+        replica_id=replica_id,
+    )
+
+
+def _interruption(
+    agent: Agent, pool_id: str, signal: SignalType, at: datetime, *, number: int = 1, **changes: object
+) -> Interruption:
+    instance_id = _instance_id(agent.name, number)
+    event = Interruption(
+        agent_id=agent.agent_id,
+        event_id=f"{instance_id}#{signal}",
+        instance_id=instance_id,
+        pool_id=pool_id,
+        signal_type=signal,
+        detected_at=at,
+        epoch=1,
+    )
+    return replace(event, **changes)  # type: ignore[arg-type]
+
+
+def heartbeats(scene: Scene, now: datetime) -> tuple[Heartbeat, ...]:
+    """A sign of life of each demo primary; that of `reports` has been silent for an hour."""
+    return tuple(
+        Heartbeat(
+            agent_id=agent.agent_id,
+            instance_id=agent.primary_instance_id,
+            epoch=agent.epoch,
+            role="primary",
+            serving=True,
+            healthy=True,
+            at=now - timedelta(hours=1) if agent.name == "reports" else now,
+            agent_version="demo",
+        )
+        for agent in scene.agents
+    )
