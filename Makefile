@@ -16,7 +16,7 @@ DEMO := $(PYTHON) -m local.demo
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/layers/ml/python:$(CURDIR)/agent:$(CURDIR)/cli
 
 .PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo \
-        simulate simulate-mutants bench-prices bench-sync bench-decide train openapi clean
+        simulate simulate-mutants bench-prices bench-sync bench-decide train walkthrough openapi clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench-decide: setup ## Measure decisions for 10,000 agents x 50 pools; writes bu
 
 train: setup ## Train the risk model on recorded interruptions and judge it; writes build/model (SPOT_DATA_DIR=../shared/data)
 	@$(PYTHON) -m training
+
+walkthrough: setup ## Write what docs/spotctl.md shows
+	@WALKTHROUGH=write .venv/bin/pytest -q tests/cli/test_walkthrough.py -k page
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

@@ -63,7 +63,10 @@ _NEXT_BY_PROBLEM = {
     "AgentUnknown": "`spotctl agents list` shows those there are",
     "ClientUnknown": "`spotctl clients list` shows those there are",
     "PoolUnknown": "`spotctl pools` shows those there are",
+    "ReplicaAlreadyActive": "`spotctl replicas list AGENT` shows it",
+    "ReplicaNotReady": "`spotctl replicas list AGENT` shows how far it is",
     "ReplicaUnknown": "`spotctl replicas list AGENT` shows those there are",
+    "ToggledOff": "`spotctl agents config set AGENT` turns it on",
     "RouteUnknown": "the API is of another version than spotctl; `spotctl health` tells which",
 }
 _NEXT_BY_EXIT = {

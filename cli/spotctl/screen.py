@@ -164,7 +164,7 @@ class Screen:
 
 def table_of(columns: Sequence[Column], documents: Iterable[Document]) -> Table:
     """A table: one row per document."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
             column.title,

@@ -31,6 +31,7 @@ class Ended:
     status: int
     out: str
     err: str
+    both: str
 
     @property
     def document(self) -> Any:
@@ -61,7 +62,7 @@ class Spotctl:
         ended = CliRunner().invoke(app, arguments, input=say, env={**plain, **self.environment})
         if ended.exception is not None and not isinstance(ended.exception, SystemExit):
             raise ended.exception
-        return Ended(ended.exit_code, ended.stdout, ended.stderr)
+        return Ended(ended.exit_code, ended.stdout, ended.stderr, ended.output)
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def test_prices_stay_near_their_usual_level_and_save_what_spot_saves() -> None:
     for pool, changes in zip(POOLS, MADE_UP, strict=True):
         prices = [change.usd_per_hour for change in changes]
         assert max(prices) <= 2 * min(prices)
-        average = sum(prices) / len(prices)
+        average = sum(prices, Decimal(0)) / len(prices)
         assert Decimal("0.5") <= 1 - average / pool.on_demand_usd_per_hour <= Decimal("0.75")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
 from rich.text import Text
 
 from spotctl import watching
@@ -112,7 +113,7 @@ def show_agent(agent_id: AgentId, as_json: AsJson = False) -> None:
         if as_json:
             session.screen.print_json({**agent, "replicas": replicas})
             return
-        below = [table_of(replica_columns(session), replicas)] if replicas else []
+        below: list[RenderableType] = [Text(), table_of(replica_columns(session), replicas)] if replicas else []
         session.screen.show(agent_shape(session), agent, below=below)
 
 

@@ -41,7 +41,7 @@ From = Annotated[
 To = Annotated[str | None, typer.Option("--to", help="Until when, in the same way; now without.")]
 
 
-def pools_shape(session: Session, trends: dict[str, str] | None) -> Shape:
+def pools_shape(session: Session, trends: dict[str, str] | None = None) -> Shape:
     """A line per pool."""
     trend = (Column("last 24 h", "pool_id", lambda pool_id: (trends or {}).get(str(pool_id), "")),)
     return Shape(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,24 +20,33 @@ ENDED = ("promoted", "terminated", "failed")
 LOOK_EVERY_SECONDS = 1.0
 
 
+def _maker(kind: Any) -> str:
+    return plain(kind).removeprefix("automatic-")
+
+
 def replica_columns(session: Session) -> tuple[Column, ...]:
     """A line per replica."""
     return (
         Column("replica", "replica_id", strong, whole=True),
-        Column("type", "type"),
+        Column("made by", "type", _maker, whole=True),
         Column("status", "status", state, whole=True),
         Column("pool", "pool_id", whole=True),
-        Column("bought", "lifecycle"),
+        Column("bought", "lifecycle", whole=True),
         Column("synced", "sync_percent", progress, whole=True),
         Column("lag", "lag_seconds", seconds, right=True),
-        Column("created", "created_at", ago(session.now)),
-        Column("why it ended", "failure"),
+        Column("created", "created_at", ago(session.now), whole=True),
     )
 
 
 def replicas_shape(session: Session) -> Shape:
-    """An agent's replicas."""
-    return Shape("ReplicaAnswer", replica_columns(session), nothing="This agent never had a replica.")
+    """An agent's replicas, also those that ended."""
+    columns = (*replica_columns(session), Column("why it ended", "failure"))
+    return Shape("ReplicaAnswer", columns, nothing="This agent never had a replica.")
+
+
+def active_replicas_shape(session: Session) -> Shape:
+    """An agent's replicas now."""
+    return Shape("ReplicaAnswer", replica_columns(session), nothing="No replica now; --all shows those that ended.")
 
 
 REPLICA = Shape(
@@ -91,9 +100,7 @@ def list_replicas(
     with begin(as_json=as_json) as session:
         found = session.api.pages("/api/agents/{agent_id}/replicas", "replicas", at_most=at_most, agent_id=agent_id)
         wanted = (replica for replica in found if every or replica["status"] not in ENDED)
-        shape = replicas_shape(session)
-        shape = shape if every else Shape(shape.schema, shape.columns, "No replica now; --all shows those that ended.")
-        session.screen.show_list(shape, wanted)
+        session.screen.show_list(replicas_shape(session) if every else active_replicas_shape(session), wanted)
 
 
 @app.command("create")

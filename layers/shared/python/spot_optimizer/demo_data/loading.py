@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -32,8 +32,10 @@ SUBMISSION = "demo-data"
 SEEN_AFTER = timedelta(seconds=150)
 """Into each bucket: agents report so often."""
 
-HOLES = {0: range(300, 302), 1: range(600, 605), 2: range(1_200, 1_220)}
-"""Buckets without a price in the last pool, by hole: a short, a medium and a long gap, for `gaps fill` to fill."""
+BUCKETS_A_WEEK = timedelta(days=7) // BUCKET
+HOLES = frozenset((*range(300, 302), *range(600, 605), *range(1_200, 1_220)))
+"""Buckets of the week without a price in the last pool: a short, a medium and a long gap, for `gaps fill` to fill.
+They are at fixed times, so that loading later does not move them."""
 
 type Progress = Callable[[str, int, int], None]
 """Told the part, how many of its rows are there, and how many there will be."""
@@ -41,6 +43,14 @@ type Progress = Callable[[str, int, int], None]
 
 class TablesInUse(Exception):
     """Agents that are not the demo's are registered in this deployment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Prices from `since` on; everything else as it is `now`."""
+
+    since: datetime
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +63,12 @@ class Part:
     """
 
     name: str
-    load: Callable[[Scene, datetime], Iterator[tuple[int, int]]]
+    load: Callable[[Scene, Span], Iterator[tuple[int, int]]]
 
 
-def load(*, region: str, now: datetime, force: bool, progress: Progress) -> dict[str, int]:
+def load(
+    *, region: str, now: datetime, force: bool, progress: Progress, prices_for: timedelta = PRICES_FOR
+) -> dict[str, int]:
     """Load the demo's rows; those that exist are left as they are.
 
     Args:
@@ -64,6 +76,7 @@ def load(*, region: str, now: datetime, force: bool, progress: Progress) -> dict
         now: Everything happened before.
         force: Load beside agents that are not the demo's.
         progress: Is told how far it is.
+        prices_for: How far back prices go.
 
     Returns:
         How many rows of each part are there now.
@@ -76,11 +89,11 @@ def load(*, region: str, now: datetime, force: bool, progress: Progress) -> dict
             f"this deployment has agents that are not the demo's, such as '{others}'; demo data belongs into one that "
             f"protects nothing: load it elsewhere, or force it"
         )
-    scene = scenes.set_scene(region, now)
+    scene, span = scenes.set_scene(region, now), Span(now - prices_for, now)
     loaded: dict[str, int] = {}
     for part in PARTS:
         loaded[part.name] = 0
-        for done, total in part.load(scene, now):
+        for done, total in part.load(scene, span):
             progress(part.name, done, total)
             loaded[part.name] = done
     return loaded
@@ -98,40 +111,40 @@ def _others() -> str | None:
             return None
 
 
-def _clients(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
+def _clients(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     for number, client in enumerate(scene.clients, start=1):
         wiring.clients().create(client)
         yield number, len(scene.clients)
 
 
-def _agents(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
+def _agents(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     yield from _create(Table.AGENTS, scene.agents, "agent_id")
 
 
-def _instances(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
+def _instances(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     yield from _create(Table.INSTANCES, scene.instances, "instance_id")
 
 
-def _replicas(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
+def _replicas(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     yield from _create(Table.REPLICAS, scene.replicas, "agent_id", "replica_id")
 
 
-def _interruptions(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
+def _interruptions(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     yield from _create(Table.INTERRUPTIONS, scene.interruptions, "agent_id", "event_id")
 
 
-def _switches(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
+def _switches(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     yield from _create(Table.SWITCHES, scene.switches, "agent_id", "switch_id")
 
 
-def _signs_of_life(scene: Scene, now: datetime) -> Iterator[tuple[int, int]]:
-    heartbeats = scenes.heartbeats(scene, now)
+def _signs_of_life(scene: Scene, span: Span) -> Iterator[tuple[int, int]]:
+    heartbeats = scenes.heartbeats(scene, span.now)
     for number, heartbeat in enumerate(heartbeats, start=1):
         wiring.records().put_heartbeat(heartbeat)
         yield number, len(heartbeats)
 
 
-def _pools(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
+def _pools(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     prices = wiring.prices()
     known = prices.known_pools([pool.pool_id for pool in scene.pools])
     for number, pool in enumerate(scene.pools, start=1):
@@ -150,9 +163,11 @@ def _pools(scene: Scene, _now: datetime) -> Iterator[tuple[int, int]]:
         yield number, len(scene.pools)
 
 
-def _prices(scene: Scene, now: datetime) -> Iterator[tuple[int, int]]:
-    buckets = range(bucket_of(now - PRICES_FOR), bucket_of(now))
-    rows = [row for number, pool in enumerate(scene.pools) for row in demo_prices(pool, buckets, now, number)]
+def _prices(scene: Scene, span: Span) -> Iterator[tuple[int, int]]:
+    buckets = range(bucket_of(span.since), bucket_of(span.now))
+    *whole, last = scene.pools
+    rows = [row for pool in whole for row in demo_prices(pool, buckets)]
+    rows += demo_prices(last, buckets, without=HOLES)
     known = {
         (row.pool_id, row.bucket) for pool in scene.pools for row in wiring.prices().measured(pool.pool_id, buckets)
     }
@@ -164,20 +179,17 @@ def _prices(scene: Scene, now: datetime) -> Iterator[tuple[int, int]]:
         yield len(rows) - len(missing) + start + len(offered), len(rows)
 
 
-def demo_prices(pool: DemoPool, buckets: range, now: datetime, number: int) -> Iterator[Observation]:
-    """One pool's clean rows: a price for each bucket, but for the holes in the last pool.
+def demo_prices(pool: DemoPool, buckets: range, *, without: Collection[int] = ()) -> Iterator[Observation]:
+    """One pool's clean rows.
 
     Args:
         pool: Which.
-        buckets: Which buckets, all over.
-        now: Until when the path is made.
-        number: The pool's place among the demo's.
+        buckets: Consecutive buckets that are over.
+        without: Buckets of the week, counted from a Thursday at 00:00 UTC, that get none.
     """
-    step = StepFunction(price_changes(pool, now))
-    holes = {bucket for hole in HOLES.values() for bucket in hole} if number == 4 else set()
+    step = StepFunction(price_changes(pool, bucket_start(buckets.stop)))
     for bucket, price in zip(buckets, step.over(buckets), strict=True):
-        # Holes are at fixed times, so that loading later does not move them.
-        if price is not None and bucket % (PRICES_FOR // BUCKET) not in holes:
+        if price is not None and bucket % BUCKETS_A_WEEK not in without:
             at = bucket_start(bucket) + SEEN_AFTER
             yield Observation(pool.pool_id, at, price, Source.PRIMARY_AGENT, SUBMISSION)
 
