@@ -35,6 +35,7 @@ def load_demo_data(
             show_default=False,
         ),
     ] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=30, help="How far back prices go.")] = 7,
     force: Annotated[bool, typer.Option("--force", help="Load beside agents that are not the demo's.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +46,7 @@ def load_demo_data(
     """
     with begin(as_json=as_json) as session, session.screen.progress("demo data") as tell:
         loaded: dict[str, Any] = {}
-        for line in _lines(outputs, force=force):
+        for line in _lines(outputs, days=days, force=force):
             if "refused" in line:
                 raise Failure(ExitCode.CONFLICT, "Tables in use", line["refused"])
             if "part" in line:
@@ -60,7 +61,7 @@ def load_demo_data(
             session.screen.print_json(loaded)
 
 
-def _lines(outputs: Path | None, *, force: bool) -> Iterator[dict[str, Any]]:
+def _lines(outputs: Path | None, *, days: int, force: bool) -> Iterator[dict[str, Any]]:
     """What the loader tells, line by line.
 
     Raises:
@@ -73,7 +74,7 @@ def _lines(outputs: Path | None, *, force: bool) -> Iterator[dict[str, Any]]:
             "demo data is written by the product itself; expected spotctl from a checkout",
             advice="in a checkout, `make setup`, then `.venv/bin/spotctl demo-data load`",
         )
-    command = [sys.executable, "-m", LOADER]
+    command = [sys.executable, "-m", LOADER, "--days", str(days)]
     command += ["--outputs", str(outputs)] if outputs else []
     command += ["--force"] if force else []
     with subprocess.Popen(

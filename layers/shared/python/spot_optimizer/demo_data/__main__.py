@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m spot_optimizer.demo_data", description="Load something to look at into an empty deployment."
     )
     parser.add_argument("--outputs", type=Path, help="the file that `cdk deploy --outputs-file` wrote")
+    parser.add_argument("--days", type=int, default=loading.PRICES_FOR.days, help="how far back prices go")
     parser.add_argument("--force", action="store_true", help="load beside agents that are not the demo's")
     chosen = parser.parse_args(arguments)
     if chosen.outputs is not None:
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             region=wiring.settings().region,
             now=wiring.clock(),
             force=chosen.force,
+            prices_for=timedelta(days=chosen.days),
             progress=lambda part, done, total: _tell({"part": part, "done": done, "total": total}),
         )
     except TablesInUse as refusal:
