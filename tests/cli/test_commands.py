@@ -22,9 +22,13 @@ from spotctl.failures import ExitCode
 from spotctl.main import app
 from tests.api.conftest import PRIMARY, STANDBY, Http, Registration
 from tests.api.test_agents import a_token_for, an_active_replica, put
+from tests.api.test_models import Models, models
 from tests.api.test_replicas import commit, ready
 from tests.cli.conftest import Rows, Spotctl
 from tests.cli.served import ServedApi
+from tests.trained_models import a_trained_model
+
+__all__ = ["models"]
 
 TOKEN = "spo_operator_0123456789abcdef0123_" + "5e" * 32
 
@@ -430,6 +434,61 @@ def test_a_client_is_created_and_gets_a_token_that_is_alone_on_its_line(spotctl:
     assert http.call("GET", "/api/agents", token=rotated["token"]).status == 200
     assert spotctl("tokens", "revoke", token.split("_")[2], "--yes").status == 0
     assert http.call("GET", "/api/agents", token=rotated["token"]).status == 401
+
+
+# --- models
+
+
+def test_a_model_is_made_live_and_left_again(spotctl: Spotctl, served: ServedApi, models: Models) -> None:
+    assert "advisor's band" in spotctl("models", "list").err
+    session_id = models.upload(a_trained_model())
+
+    def step_functions() -> None:
+        await_call(served, "/activate")
+        with served.one_at_a_time:
+            assert models.walk(session_id)[-1] == "ReportLive"
+
+    with meanwhile(step_functions):
+        ended = spotctl("models", "activate", session_id, "--wait")
+    assert ended.status == 0, ended.err
+    assert "12 golden rows reproduced" in ended.out
+    assert "live" in spotctl("models", "list").out
+    with_nothing_before = spotctl("models", "fallback", "--yes", "--json").problem
+    assert with_nothing_before["exit_code"] == ExitCode.CONFLICT
+    assert "two activations before" in with_nothing_before["detail"]
+
+
+def test_a_model_that_is_rejected_says_why(spotctl: Spotctl, served: ServedApi, models: Models) -> None:
+    session_id = models.upload(a_trained_model().with_file("risk-1h.ubj", lambda _: b"\x80\x04\x95"))
+
+    def step_functions() -> None:
+        await_call(served, "/activate")
+        with served.one_at_a_time:
+            models.walk(session_id)
+
+    with meanwhile(step_functions):
+        ended = spotctl("models", "activate", session_id, "--wait")
+    assert ended.status == ExitCode.UNFINISHED
+    assert "Model rejected" in ended.err
+    assert "what was live still is" in ended.err
+
+
+def test_a_folder_is_held_to_its_manifest_before_anything_is_sent(
+    spotctl: Spotctl, served: ServedApi, tmp_path: Path
+) -> None:
+    model = a_trained_model()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert "is no manifest" in spotctl("models", "upload", str(folder)).err
+    (folder / "manifest.json").write_text(json.dumps(model.body["manifest"]))
+    assert "has no file" in spotctl("models", "upload", str(folder)).err
+    for name, content in model.files.items():
+        (folder / name).write_bytes(content)
+    (folder / "risk-1h.ubj").write_bytes(b"another")
+    ended = spotctl("models", "upload", str(folder))
+    assert ended.status == ExitCode.USAGE
+    assert "its SHA-256 is another" in ended.err
+    assert served.asked == []
 
 
 # --- what goes wrong

@@ -61,6 +61,9 @@ def test_loaded_twice_it_is_the_same_and_the_second_time_others_agents_are_still
 def test_the_api_shows_it(http: Http, now: datetime) -> None:
     counts = load(now)
     assert (counts["clients"], counts["replicas"], counts["interruptions"], counts["pools"]) == (4, 4, 3, 5)
+    models = http.call("GET", "/api/admin/ml-models/sessions", token=http.admin).body["sessions"]
+    assert sorted(one["status"] for one in models) == ["pending", "rejected", "superseded"]
+    assert http.call("GET", "/api/health").body["model"]["live"] is None
     agents = {agent["agent_id"]: agent for agent in http.call("GET", "/api/agents", token=http.admin).body["agents"]}
     demo = {agent_id: agent for agent_id, agent in agents.items() if is_demo_agent(agent_id)}
     assert [agent["status"] for agent in demo.values()].count(AgentStatus.ONLINE) == 3

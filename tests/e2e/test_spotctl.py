@@ -14,6 +14,7 @@ import pytest
 from local.rehearsal import Tenancy
 from spotctl.failures import ExitCode
 from tests.e2e.conftest import LaunchWorkload, a_protected_workload
+from tests.trained_models import a_trained_model
 
 SPOTCTL = Path(sys.executable).parent / "spotctl"
 
@@ -60,6 +61,20 @@ def test_an_operator_hands_a_workload_over_and_watches_it_serve(
     assert f"{standby['instance_id']} serves" in ended.stderr
     after = operator.json("agents", "show", workload.agent_id)
     assert (after["epoch"], after["primary_instance_id"]) == (2, standby["instance_id"])
+
+
+def test_a_model_is_uploaded_file_by_file(operator: Operator, tmp_path: Path) -> None:
+    model = a_trained_model()
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "manifest.json").write_text(json.dumps(model.body["manifest"]))
+    for name, content in model.files.items():
+        (folder / name).write_bytes(content)
+    session_id = operator.json("models", "upload", str(folder))["session_id"]
+    [uploaded] = [one for one in operator.json("models", "list") if one["session_id"] == session_id]
+    assert uploaded["status"] == "pending"
+    again = operator.run("models", "activate", "no-such-session")
+    assert again.returncode == ExitCode.UNKNOWN
 
 
 def test_demo_data_loads_where_it_may_and_shows(

@@ -53,10 +53,7 @@ def load_demo_data(
                 tell(100 * line["done"] / max(1, line["total"]), line["part"])
             loaded = line
         counts: dict[str, int] = loaded.get("loaded", {})
-        session.screen.say(
-            f"There are now {several(f'{count} {part}' for part, count in counts.items())}. "
-            f"Not in this version yet: {several(loaded['not_yet']) or 'nothing'}."
-        )
+        session.screen.say(f"There are now {several(f'{count} {part}' for part, count in counts.items())}.")
         if as_json:
             session.screen.print_json(loaded)
 

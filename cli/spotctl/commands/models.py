@@ -172,5 +172,5 @@ def _await_end(session: Session, session_id: str, *, within_seconds: float) -> D
 
 
 def _is_confirmed(session: Session) -> bool:
-    with session.open_api() as api:
-        return bool(api.get("/api/health")["model"]["activating"] is None)
+    """Whether what is live has been seen to serve; until then it may still be rolled back."""
+    return session.api.get("/api/health")["model"].get("activating") is None

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TablesInUse as refusal:
         _tell({"refused": str(refusal)})
         return IN_USE
-    _tell({"loaded": loaded, "not_yet": list(loading.NOT_YET)})
+    _tell({"loaded": loaded})
     return 0
 
 

@@ -137,6 +137,10 @@ def _switches(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
     yield from _create(Table.SWITCHES, scene.switches, "agent_id", "switch_id")
 
 
+def _model_sessions(scene: Scene, _span: Span) -> Iterator[tuple[int, int]]:
+    yield from _create(Table.MODEL_SESSIONS, scene.model_sessions, "session_id", commit=wiring.models().commit)
+
+
 def _signs_of_life(scene: Scene, span: Span) -> Iterator[tuple[int, int]]:
     heartbeats = scenes.heartbeats(scene, span.now)
     for number, heartbeat in enumerate(heartbeats, start=1):
@@ -194,8 +198,11 @@ def demo_prices(pool: DemoPool, buckets: range, *, without: Collection[int] = ()
             yield Observation(pool.pool_id, at, price, Source.PRIMARY_AGENT, SUBMISSION)
 
 
-def _create(table: Table, values: Sequence[Any], *key: str) -> Iterator[tuple[int, int]]:
+def _create(
+    table: Table, values: Sequence[Any], *key: str, commit: Callable[[Transaction], None] | None = None
+) -> Iterator[tuple[int, int]]:
     """Write rows, each unless it exists."""
+    commit = commit or wiring.records().commit
     for number, value in enumerate(values, start=1):
         put = {
             field.name: item
@@ -211,7 +218,7 @@ def _create(table: Table, values: Sequence[Any], *key: str) -> Iterator[tuple[in
         )
         # Refused where it is there from the last time, and somebody may have worked with it since.
         with suppress(ConditionFailed):
-            wiring.records().commit(Transaction("load demo row", (change,)))
+            commit(Transaction("load demo row", (change,)))
         yield number, len(values)
 
 
@@ -222,11 +229,9 @@ PARTS = (
     Part("replicas", _replicas),
     Part("interruptions", _interruptions),
     Part("switches", _switches),
+    Part("model sessions", _model_sessions),
     Part("signs of life", _signs_of_life),
     Part("pools", _pools),
     Part("prices", _prices),
 )
-"""In this order, and a table that comes later adds its part here."""
-
-NOT_YET = ("model sessions",)
-"""Parts of the demo whose tables this version does not have."""
+"""In this order; a table that comes later adds its part here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -9,6 +10,7 @@ from decimal import Decimal
 from spot_optimizer.demo_data.price_model import DemoPool
 from spot_optimizer.domain.agents import Agent, HandoverState, Heartbeat, Instance, InstanceRole, Interruption, Switch
 from spot_optimizer.domain.clients import Client
+from spot_optimizer.domain.model_sessions import PENDING_FOR, REJECTED_FOR, ModelSession, SessionStatus
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import SignalType
 
@@ -38,6 +40,7 @@ class Scene:
         replicas: Four: one ready, one syncing, one promoted, one failed.
         interruptions: Three.
         switches: The promotion that one of them led to.
+        model_sessions: Three: one superseded, one rejected, one pending. None is live, for there are no files.
     """
 
     pools: tuple[DemoPool, ...]
@@ -47,6 +50,7 @@ class Scene:
     replicas: tuple[Replica, ...]
     interruptions: tuple[Interruption, ...]
     switches: tuple[Switch, ...]
+    model_sessions: tuple[ModelSession, ...]
 
 
 def demo_pools(region: str) -> tuple[DemoPool, ...]:
@@ -236,6 +240,7 @@ def set_scene(region: str, now: datetime) -> Scene:
         replicas=replicas,
         interruptions=interruptions,
         switches=switches,
+        model_sessions=_model_sessions(now),
     )
 
 
@@ -306,6 +311,41 @@ def _interruption(
         epoch=1,
     )
     return replace(event, **changes)  # type: ignore[arg-type]
+
+
+def _model_sessions(now: datetime) -> tuple[ModelSession, ...]:
+    older = _model_session("demo-1", now - timedelta(days=20), auc=0.58, brier=0.0121)
+    worse = _model_session("demo-2", now - timedelta(days=6), auc=0.51, brier=0.0163)
+    return (
+        replace(
+            older, status=SessionStatus.SUPERSEDED, activated_at=older.created_at + timedelta(minutes=2), forget_at=None
+        ),
+        replace(
+            worse,
+            status=SessionStatus.REJECTED,
+            reason="clearly worse than the live model: Brier score 0.0163, expected at most 0.0127",
+            findings=(
+                {"step": "VerifyFiles", "finding": "2 files, as announced"},
+                {"step": "CompareWithLive", "finding": "Brier score 0.0163 against 0.0121"},
+            ),
+            forget_at=worse.created_at + REJECTED_FOR,
+        ),
+        _model_session("demo-3", now - timedelta(hours=4), auc=0.61, brier=0.0117),
+    )
+
+
+def _model_session(session_id: str, at: datetime, **metrics: float) -> ModelSession:
+    return ModelSession(
+        session_id=session_id,
+        status=SessionStatus.PENDING,
+        created_at=at,
+        created_by="operator:demo",
+        file_names=("risk-1h.ubj", "scaler.json"),
+        trained_from=at - timedelta(days=120),
+        trained_until=at - timedelta(days=1),
+        metrics=json.dumps(metrics, sort_keys=True),
+        forget_at=at + PENDING_FOR,
+    )
 
 
 def heartbeats(scene: Scene, now: datetime) -> tuple[Heartbeat, ...]:
