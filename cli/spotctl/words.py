@@ -92,6 +92,11 @@ def percent(value: Any) -> str:
     return NOTHING if value is None else f"{float(value):.2f} %"
 
 
+def share(value: Any) -> str:
+    """A share of one, as percent."""
+    return NOTHING if value is None else f"{100 * float(value):.2f} %"
+
+
 def money(value: Any) -> str:
     """A price or an amount in USD: four decimals, or more where they say something."""
     if value is None:

@@ -14,8 +14,8 @@ import pytest
 from spot_optimizer import wiring
 from spot_optimizer.demo_data import loading
 from spot_optimizer.demo_data.scene import demo_pools, heartbeats, set_scene
-from spotctl.commands.prices import read_time
 from spotctl.failures import ExitCode, NotUnderstood
+from spotctl.times import read_time
 from tests.adapters.tables import REGION
 from tests.api.conftest import Http
 from tests.cli.conftest import Spotctl

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from spotctl.failures import Document, NotUnderstood, Unfinished
+from spotctl.failures import Document, Unfinished
 from spotctl.graphs import chart, sparkline
 from spotctl.screen import Column, Shape
 from spotctl.session import AsJson, AtMost, Session, Wait, WithinSeconds, begin, complete_pools
+from spotctl.times import From, To, read_range
 from spotctl.words import ago, moment, money, percent, read_moment, several, state, strong
 
 gaps = typer.Typer(name="gaps", help="Times for which a pool has no price.")
@@ -34,11 +35,6 @@ PoolId = Annotated[
         metavar="POOL", help="Such as us-east-1a.m5.large.", autocompletion=complete_pools, show_default=False
     ),
 ]
-From = Annotated[
-    str | None,
-    typer.Option("--from", help="Since when: a time (ISO 8601, UTC without a zone), or 6h or 7d ago. 24h without."),
-]
-To = Annotated[str | None, typer.Option("--to", help="Until when, in the same way; now without.")]
 
 
 def pools_shape(session: Session, trends: dict[str, str] | None = None) -> Shape:
@@ -144,7 +140,7 @@ def show_prices(
     points: Annotated[bool, typer.Option("--points", help="A line per point instead of a graph.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw a pool's prices over time.
+    """Draw a pool's prices over time; the last day, if nothing else is said.
 
     Filled up to the lowest price of each column, shaded up to its highest; empty where no price is known.
     """
@@ -227,30 +223,9 @@ def _quality(session: Session, pool_id: str, since: datetime, until: datetime | 
 
 
 def _range(session: Session, since: str | None, until: str | None) -> tuple[datetime, datetime | None]:
-    end = read_time(until, session.now) if until else None
-    return (read_time(since, session.now) if since else (end or session.now) - timedelta(days=1)), end
-
-
-def read_time(text: str, now: datetime) -> datetime:
-    """Read a time as people write it.
-
-    Args:
-        text: ISO 8601, in UTC if it names no zone; or `90m`, `6h`, `7d` for that long before now.
-        now: Now.
-
-    Raises:
-        NotUnderstood: It is neither.
-    """
-    units = {"m": "minutes", "h": "hours", "d": "days"}
-    if text[:-1].isdecimal() and text[-1:] in units:
-        return now - timedelta(**{units[text[-1]]: int(text[:-1])})
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise NotUnderstood(
-            f"'{text}' is not a time; expected 2026-03-01, 2026-03-01T12:00, or 90m, 6h, 7d for that long ago"
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+    """Both ends; the last day without them."""
+    begun, end = read_range(since, until, session.now)
+    return begun or (end or session.now) - timedelta(days=1), end
 
 
 def _per_bucket(series: Document) -> list[float | None]:
