@@ -130,6 +130,8 @@ def watch(
     try:
         while not (until_settled and _settled(latest, since)):
             if within_seconds is not None and time.monotonic() - begun > within_seconds:
+                if not until_settled:
+                    break
                 raise Unfinished("Still under way", f"{agent_id} is '{latest['status']}' after {within_seconds:.0f} s")
             time.sleep(every_seconds)
             trouble: Failure | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -401,6 +405,65 @@ def test_a_control_plane_that_is_away_for_a_while_does_not_end_the_watch(
         ended = spotctl("agents", "watch", agent.agent_id, "--every", "0.2", "--until-settled")
     assert ended.status == 0, ended.err
     assert "the agent is online" in ended.err
+
+
+# --- on a terminal
+
+
+def on_a_terminal(spotctl: Spotctl, *arguments: str, when: str = "", say: str = "") -> tuple[int, str]:
+    """Run the command as `make setup` installs it, on a terminal of its own; its exit status and what was on it.
+
+    Args:
+        spotctl: Whose environment it gets.
+        *arguments: The command.
+        when: What it asks.
+        say: What is answered then.
+    """
+    terminal, theirs = pty.openpty()
+    known = {name: value for name, value in spotctl.environment.items() if value is not None}
+    with subprocess.Popen(
+        [Path(sys.executable).parent / "spotctl", *arguments],
+        env={"PATH": os.environ.get("PATH", os.defpath), "TERM": "xterm", "COLUMNS": "120", "LINES": "40", **known},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as command:
+        os.close(theirs)
+        seen = bytearray()
+        with suppress(OSError):  # the terminal is gone when its last user is
+            while piece := os.read(terminal, 4096):
+                seen += piece
+                if say and when.encode() in seen:
+                    # Not before: asking for a secret throws away what was typed ahead, then writes the last space.
+                    os.write(terminal, say.encode())
+                    say = ""
+    os.close(terminal)
+    return command.returncode, seen.decode()
+
+
+def test_on_a_terminal_the_watch_is_a_picture_that_is_drawn_anew(spotctl: Spotctl, agent: Registration) -> None:
+    an_active_replica(agent)
+    agent.beat()
+    status, seen = on_a_terminal(spotctl, "agents", "watch", agent.agent_id, "--every", "0.2", "--within", "2")
+    assert status == 0, seen
+    assert seen.count("Ctrl-C ends") > 2
+    assert seen.count("rep-1") > 2
+
+
+def test_on_a_terminal_a_question_is_asked_and_no_means_no(
+    spotctl: Spotctl, served: ServedApi, agent: Registration
+) -> None:
+    an_active_replica(agent)
+    status, seen = on_a_terminal(spotctl, "replicas", "promote", agent.agent_id, "rep-1", when="[y/N]: ", say="n\n")
+    assert status == ExitCode.USAGE
+    assert "nothing was changed" in seen
+    assert served.calls("POST") == []
+
+
+def test_on_a_terminal_the_token_is_not_echoed(spotctl: Spotctl, served: ServedApi, http: Http) -> None:
+    status, seen = on_a_terminal(spotctl, "sign-in", served.url, when="Token: ", say=f"{http.admin}\n")
+    assert status == 0, seen
+    assert http.admin.rpartition("_")[2] not in seen
 
 
 # --- emergencies
