@@ -21,6 +21,7 @@ AGENT_API: Final = (
 REPLICA_API: Final = (
     "GET /api/agents/{agent_id}/replicas",
     "POST /api/agents/{agent_id}/replicas",
+    "DELETE /api/agents/{agent_id}/replicas/{replica_id}",
     "POST /api/agents/{agent_id}/replicas/{replica_id}/sync-status",
     "POST /api/agents/{agent_id}/replicas/{replica_id}/unready",
     "POST /api/agents/{agent_id}/replicas/{replica_id}/promote",
@@ -51,10 +52,19 @@ PRICE_API: Final = (
     "POST /api/pools/{pool_id}/gaps/fill",
 )
 
+#: Looking only: the role behind these can write nothing.
+FLEET_API: Final = (
+    "GET /api/agents/{agent_id}/pools",
+    "GET /api/clients/{client_id}/instances",
+    "GET /api/interruptions",
+    "GET /api/switches",
+)
+
 OPERATOR_API: Final = (
     "GET /api/clients",
     "POST /api/clients",
     "POST /api/clients/{client_id}/tokens",
+    "POST /api/tokens",
     "POST /api/tokens/{token_id}/rotate",
     "DELETE /api/tokens/{token_id}",
     # whatever has no route gets its 404 in the same form as every other refusal

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.tasks import Killed, current
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.domain.replicas import Replica
@@ -166,11 +167,11 @@ class SimulatedFleet:
         agents: tuple[Agent, ...] = self._calls.read("agents_with_primary", read)
         return agents
 
-    def pools_interrupted_since(self, pool_ids: Collection[str], since: datetime) -> frozenset[str]:
-        pools: frozenset[str] = self._calls.read(
-            "pools_interrupted_since", lambda: self._tables.pools_interrupted_since(frozenset(pool_ids), since)
+    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+        times: Mapping[str, tuple[datetime, ...]] = self._calls.read(
+            "interruptions_of_pools", lambda: self._tables.interruptions_of_pools(frozenset(pool_ids), since)
         )
-        return pools
+        return times
 
 
 class SimulatedCompute:
@@ -198,6 +199,12 @@ class SimulatedCompute:
             },
         )
         return prices
+
+    def kinds(self, instance_types: Sequence[str]) -> Mapping[str, InstanceKind]:
+        kinds: Mapping[str, InstanceKind] = self._calls.read(
+            "kinds", lambda: {kind: InstanceKind(kind, ("x86_64",), 2, 8192) for kind in instance_types}
+        )
+        return kinds
 
     def launch(
         self,

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.catalogue import INTERRUPTING
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.writes import Change, Table, Transaction, holds
 from spot_optimizer.errors import AgentUnknown, ConditionFailed, InstanceUnknown, ReplicaUnknown
@@ -106,9 +107,12 @@ class Tables:
         switch: Switch | None = self._read(Table.SWITCHES, (agent_id, switch_id))
         return switch
 
-    def pools_interrupted_since(self, pool_ids: frozenset[str], since: datetime) -> frozenset[str]:
-        rows = self.rows[Table.INTERRUPTIONS].values()
-        return frozenset(row["pool_id"] for row in rows if row["pool_id"] in pool_ids and row["detected_at"] >= since)
+    def interruptions_of_pools(self, pool_ids: frozenset[str], since: datetime) -> dict[str, tuple[datetime, ...]]:
+        found: dict[str, tuple[datetime, ...]] = {}
+        for row in self.rows[Table.INTERRUPTIONS].values():
+            if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in INTERRUPTING:
+                found[row["pool_id"]] = (*found.get(row["pool_id"], ()), row["detected_at"])
+        return found
 
     def commit(self, transaction: Transaction) -> None:
         """Write all changes or none.

@@ -17,6 +17,7 @@ from spot_optimizer.api.operators import (
     ClientsAnswer,
     HealthAnswer,
     HealthModel,
+    OperatorTokenRequest,
     TokenAnswer,
     TokenRequest,
 )
@@ -86,6 +87,23 @@ def issue_client_token(
         secret=wiring.new_secret(),
         now=wiring.clock(),
         client_id=client.client_id,
+        name=body.name,
+        lifetime=timedelta(days=body.valid_days),
+    )
+    return TokenAnswer.of(token, presented)
+
+
+@api.post("/api/tokens", summary="Issue an operator's token", status_code=HTTPStatus.CREATED, tags=["tenants"])
+def issue_operator_token(body: OperatorTokenRequest, idempotency_key: IdempotencyKey = None) -> TokenAnswer:
+    """For admins. The secret is shown this once; the same Idempotency-Key issues nothing twice."""
+    tokens.require_role(api.caller, OperatorRole.ADMIN)
+    token, presented = issuing.issue(
+        wiring.records(),
+        TokenKind.OPERATOR,
+        token_id=tokens.derived_id("operator", body.name, idempotency_key) if idempotency_key else wiring.new_id(),
+        secret=wiring.new_secret(),
+        now=wiring.clock(),
+        role=body.role,
         name=body.name,
         lifetime=timedelta(days=body.valid_days),
     )

@@ -24,6 +24,7 @@ from spot_optimizer.api.replicas import (
     HandoverAnswer,
     PromoteRequest,
     ReplicaAnswer,
+    ReplicaAskedAnswer,
     ReplicaRequest,
     ReplicasAnswer,
     StartedAnswer,
@@ -32,7 +33,7 @@ from spot_optimizer.api.replicas import (
     UnreadyRequest,
 )
 from spot_optimizer.api.router import Router
-from spot_optimizer.control import emergencies, replication, sync_reports
+from spot_optimizer.control import emergencies, replication, selecting, sync_reports
 from spot_optimizer.control.signals import Started
 from spot_optimizer.domain import tokens
 from spot_optimizer.domain.replicas import ReplicaType
@@ -44,8 +45,13 @@ api = Router()
 @api.post(
     "/api/agents/<agent_id>/replicas", summary="Create a replica", status_code=HTTPStatus.ACCEPTED, tags=["replicas"]
 )
-def create_replica(agent_id: AgentId, body: ReplicaRequest, idempotency_key: IdempotencyKey = None) -> ReplicaAnswer:
-    """For operators. One replica is active at a time. The same Idempotency-Key gives the same replica."""
+def create_replica(
+    agent_id: AgentId, body: ReplicaRequest, idempotency_key: IdempotencyKey = None
+) -> ReplicaAskedAnswer:
+    """For operators. One replica is active at a time. The same Idempotency-Key gives the same replica.
+
+    It goes to the cheapest pool that is not the primary's, pools in cooldown last, or to the one that is named.
+    """
     tokens.require_role(api.caller, OperatorRole.OPERATOR)
     replica = replication.create_replica(
         wiring.plane(),
@@ -56,7 +62,8 @@ def create_replica(agent_id: AgentId, body: ReplicaRequest, idempotency_key: Ide
         pool_id=body.pool_id,
         exclude_zones=body.exclude_zones,
     )
-    return ReplicaAnswer.of(replica)
+    considered = selecting.considered(wiring.plane(), agent_id, excluded_zones=body.exclude_zones)
+    return ReplicaAskedAnswer.asked(replica, considered)
 
 
 @api.get("/api/agents/<agent_id>/replicas", summary="List an agent's replicas", tags=["replicas"])
@@ -65,6 +72,16 @@ def list_replicas(agent_id: AgentId, cursor: Cursor = None, limit: Limit = 50) -
     callers.seen(api.caller, wiring.records().agent(agent_id))
     page = wiring.records().replicas_page(agent_id, after=read_cursor(cursor), limit=limit)
     return ReplicasAnswer(replicas=tuple(map(ReplicaAnswer.of, page.values)), next_cursor=cursor_after(page.last))
+
+
+@api.delete("/api/agents/<agent_id>/replicas/<replica_id>", summary="Terminate a replica", tags=["replicas"])
+def delete_replica(agent_id: AgentId, replica_id: ReplicaId) -> ReplicaAnswer:
+    """For operators. Refused while a handover to it is open, and once it has taken over. Repeating it is no error."""
+    tokens.require_role(api.caller, OperatorRole.OPERATOR)
+    by = f"operator:{api.caller.token_id}"
+    return ReplicaAnswer.of(
+        replication.terminate_replica(wiring.plane(), agent_id, replica_id, reason=f"terminated by {by}")
+    )
 
 
 @api.post(

@@ -18,6 +18,9 @@ LAUNCHED_TAG: Final = "spot-optimizer:agent"
 #: Path of the only roles that a launched instance may be given.
 INSTANCE_ROLES_PATH: Final = "spot-optimizer"
 
+#: What the catalogue of an agent's pools is put together from.
+CATALOGUE: Final = ("DescribeInstanceTypes", "DescribeSpotPriceHistory", "DescribeSubnets")
+
 _Condition = Mapping[str, Mapping[str, object]]
 
 

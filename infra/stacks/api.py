@@ -6,7 +6,7 @@ from aws_cdk import CfnOutput, CfnParameter, Stack
 from constructs import Construct
 
 from infra import routes
-from infra.constructs.ec2_access import allow_looking, allow_terminating
+from infra.constructs.ec2_access import CATALOGUE, allow_looking, allow_terminating
 from infra.constructs.function import Function
 from infra.constructs.http_api import PublicApi
 from infra.constructs.parameter import Parameter, parameter_arn
@@ -60,6 +60,7 @@ class ApiStack(Stack):
         replica_api = self._function("ReplicaApi", timeout_seconds=15, memory_megabytes=512)
         snapshot_api = self._function("SnapshotApi", timeout_seconds=25, memory_megabytes=512)
         price_api = self._function("PriceApi", timeout_seconds=25, memory_megabytes=1024)
+        fleet_api = self._function("FleetApi", timeout_seconds=15, memory_megabytes=512)
         operator_api = self._function("OperatorApi", timeout_seconds=15, memory_megabytes=512)
         model_api = self._function("ModelApi", timeout_seconds=15, memory_megabytes=512)
         self._allow_authorize(authorize)
@@ -67,6 +68,7 @@ class ApiStack(Stack):
         self._allow_replica_api(replica_api)
         self._allow_snapshot_api(snapshot_api)
         self._allow_price_api(price_api)
+        self._allow_fleet_api(fleet_api)
         self._allow_operator_api(operator_api)
         self._allow_model_api(model_api)
 
@@ -75,6 +77,7 @@ class ApiStack(Stack):
         api.serve(routes.REPLICA_API, by=replica_api)
         api.serve(routes.SNAPSHOT_API, by=snapshot_api)
         api.serve(routes.PRICE_API, by=price_api)
+        api.serve(routes.FLEET_API, by=fleet_api)
         api.serve(routes.OPERATOR_API, by=operator_api)
         api.serve(routes.MODEL_API, by=model_api)
         api.serve_anyone(
@@ -139,13 +142,14 @@ class ApiStack(Stack):
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         data.interruptions.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.interruptions.allow_query_by(function.grantee, "pool-index")
         data.switches.allow(function.grantee, *CONDITIONAL_WRITES)
         for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
             function.allow("states:StartExecution", on=machine)
         allow_waking_tasks(function)
         allow_following_executions(function, self._settings, "fail_over")
         # a promotion without a word from the primary rests on EC2's word that it is dead
-        allow_looking(function, "DescribeInstances")
+        allow_looking(function, "DescribeInstances", *CATALOGUE)
         allow_terminating(function)
 
     def _allow_snapshot_api(self, function: Function) -> None:
@@ -179,6 +183,16 @@ class ApiStack(Stack):
         data.clean_prices.allow(function.grantee, "UpdateItem", "Query")
         data.inferred_prices.allow(function.grantee, "Query")
         function.allow("states:StartExecution", on=self._workflow.fill_gaps_arn)
+
+    def _allow_fleet_api(self, function: Function) -> None:
+        data = self._data
+        data.agents.allow(function.grantee, "GetItem")
+        allow_looking(function, *CATALOGUE)
+        data.instances.allow_query_by(function.grantee, "client-index")
+        data.interruptions.allow_query_by(
+            function.grantee, "agent-index", "client-index", "listing-index", "pool-index"
+        )
+        data.switches.allow_query_by(function.grantee, "agent-index", "client-index", "listing-index")
 
     def _allow_operator_api(self, function: Function) -> None:
         data = self._data

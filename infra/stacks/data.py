@@ -79,7 +79,10 @@ class DataStack(Stack):
             "Instances",
             settings=settings,
             hash_key="instance_id",
-            indexes=(Index("agent-index", hash_key="agent_id"), Index("client-index", hash_key="client_id")),
+            indexes=(
+                Index("agent-index", hash_key="agent_id", range_key="joined_at"),
+                Index("client-index", hash_key="client_id", range_key="joined_at"),
+            ),
         )
         self.replicas = Table(self, "ReplicaInstances", settings=settings, hash_key="agent_id", range_key="replica_id")
         self.interruptions = Table(
@@ -88,9 +91,16 @@ class DataStack(Stack):
             settings=settings,
             hash_key="agent_id",
             range_key="event_id",
-            indexes=(Index("pool-index", hash_key="pool_id", range_key="detected_at"),),
+            indexes=(*_lists("detected_at"), Index("pool-index", hash_key="pool_id", range_key="detected_at")),
         )
-        self.switches = Table(self, "InstanceSwitches", settings=settings, hash_key="agent_id", range_key="switch_id")
+        self.switches = Table(
+            self,
+            "InstanceSwitches",
+            settings=settings,
+            hash_key="agent_id",
+            range_key="switch_id",
+            indexes=_lists("switched_at"),
+        )
         self.state_snapshots = Table(
             self,
             "StateSnapshots",
@@ -158,3 +168,12 @@ class DataStack(Stack):
             "MODEL_SLOTS_TABLE": self.model_slots.name,
             "MODELS_BUCKET": self.models.name,
         }
+
+
+def _lists(at: str) -> tuple[Index, ...]:
+    """The ways in which people look at what happened: of an agent, of a client, of all, each by time."""
+    return (
+        Index("agent-index", hash_key="agent_id", range_key=at),
+        Index("client-index", hash_key="client_id", range_key=at),
+        Index("listing-index", hash_key="listing", range_key=at),
+    )

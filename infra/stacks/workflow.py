@@ -8,6 +8,7 @@ from constructs import Construct
 
 from infra.constructs.alarms import Alarms
 from infra.constructs.ec2_access import (
+    CATALOGUE,
     allow_launching,
     allow_looking,
     allow_moving_addresses,
@@ -178,7 +179,7 @@ class WorkflowStack(Stack):
         data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)
         allow_waking_tasks(function)
         function.allow("ssm:GetParameter", on=parameter_arn(self, settings.api_url_parameter))
-        allow_looking(function, "DescribeInstances", "DescribeSubnets", "DescribeSpotPriceHistory")
+        allow_looking(function, "DescribeInstances", *CATALOGUE)
         allow_launching(function)
         allow_terminating(function)
 

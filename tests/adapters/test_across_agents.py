@@ -53,11 +53,21 @@ def test_agents_are_listed_page_by_page_of_one_client_or_of_all(records: DynamoR
 
 
 def test_a_pool_is_told_only_if_it_interrupted_somebody_lately(records: DynamoRecords, fleet: DynamoFleet) -> None:
-    for number, (pool_id, minutes) in enumerate(
-        (("zone-a.m5.large", 1), ("zone-b.m5.large", 90), ("zone-c.m5.large", 1))
+    for number, (pool_id, minutes, signal_type) in enumerate(
+        (
+            ("zone-a.m5.large", 1, "termination-notice"),
+            ("zone-a.m5.large", 2, "rebalance-recommendation"),
+            ("zone-b.m5.large", 90, "termination-notice"),
+            ("zone-c.m5.large", 1, "termination-notice"),
+            ("zone-d.m5.large", 1, "operator"),
+            ("zone-d.m5.large", 1, "primary-silent"),
+        )
     ):
         event = builders.an_interruption(
-            event_id=f"event-{number}", pool_id=pool_id, detected_at=builders.NOON - timedelta(minutes=minutes)
+            event_id=f"event-{number}",
+            pool_id=pool_id,
+            detected_at=builders.NOON - timedelta(minutes=minutes),
+            signal_type=signal_type,
         )
         put = {
             name: value
@@ -66,10 +76,10 @@ def test_a_pool_is_told_only_if_it_interrupted_somebody_lately(records: DynamoRe
         }
         key = (event.agent_id, event.event_id)
         records.commit(Transaction("put", (Change(Table.INTERRUPTIONS, key, "put", put=put),)))
-    found = fleet.pools_interrupted_since(
+    found = fleet.interruptions_of_pools(
         ["zone-a.m5.large", "zone-b.m5.large", "zone-d.m5.large"], builders.NOON - timedelta(hours=1)
     )
-    assert found == {"zone-a.m5.large"}
+    assert found == {"zone-a.m5.large": tuple(builders.NOON - timedelta(minutes=minutes) for minutes in (2, 1))}
 
 
 def test_creating_a_client_again_finds_the_first(database: Database) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -14,13 +15,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from functions.agent_api import handler as agent_api
 from functions.authorize import handler as authorize
-from functions.model_api import handler as model_api
-from functions.operator_api import handler as operator_api
-from functions.price_api import handler as price_api
-from functions.replica_api import handler as replica_api
-from functions.snapshot_api import handler as snapshot_api
+from infra import routes
 from local.identity import IdentitySigner
 from spot_optimizer import bootstrap, wiring
 from spot_optimizer.domain.tokens import OperatorRole
@@ -33,11 +29,26 @@ PRIMARY = "i-0aaaaaaaaaaaaaaa1"
 STANDBY = "i-0bbbbbbbbbbbbbbb2"
 KEY = "primary-key-of-at-least-32-characters"
 
-_OPERATOR_PATHS = re.compile(r"^/api/(health|openapi\.json|clients|tokens)")
-_SNAPSHOT_PATHS = re.compile(r"^/api/agents/[^/]+/snapshots")
-_MODEL_PATHS = re.compile(r"^/api/admin/ml-models/")
-_PRICE_PATHS = re.compile(r"^/api/(pools|agents/[^/]+/pricing)(/|$)")
-_REPLICA_PATHS = re.compile(r"^/api/agents/[^/]+/(replicas|handovers|create-emergency-replica|termination-imminent)")
+_ROUTERS: Mapping[str, tuple[str, ...]] = {
+    "agent_api": routes.AGENT_API,
+    "replica_api": routes.REPLICA_API,
+    "snapshot_api": routes.SNAPSHOT_API,
+    "price_api": routes.PRICE_API,
+    "model_api": routes.MODEL_API,
+    "fleet_api": routes.FLEET_API,
+    "operator_api": (*routes.OPEN, *routes.OPERATOR_API),
+}
+_BY_ROUTE = tuple(
+    (re.compile("[^/]+".join(map(re.escape, re.split(r"\{\w+\}", route)))), router)
+    for router, served in _ROUTERS.items()
+    for route in sorted(served, key=lambda route: route.count("{"))
+)
+
+
+def _router_of(method: str, path: str) -> Any:
+    """The function that the gateway sends a call to; whatever has no route goes to the operators'."""
+    found = next((router for route, router in _BY_ROUTE if route.fullmatch(f"{method} {path}")), "operator_api")
+    return importlib.import_module(f"functions.{found}.handler")
 
 
 @dataclass(frozen=True)
@@ -102,18 +113,7 @@ class Http:
         allowed = authorize.handle({"version": "2.0", "type": "REQUEST", "headers": sent}, self.context)
         assert allowed["isAuthorized"] is True
         request["requestContext"]["authorizer"] = {"lambda": allowed["context"]}
-        router: Any = agent_api
-        if _OPERATOR_PATHS.match(path):
-            router = operator_api
-        elif _MODEL_PATHS.match(path):
-            router = model_api
-        elif _PRICE_PATHS.match(path):
-            router = price_api
-        elif _REPLICA_PATHS.match(path):
-            router = replica_api
-        elif _SNAPSHOT_PATHS.match(path):
-            router = snapshot_api
-        answer = router.handle(request, self.context)
+        answer = _router_of(method, path).handle(request, self.context)
         found = {
             name.lower(): value if isinstance(value, str) else value[0]
             for name, value in {**answer.get("headers", {}), **answer.get("multiValueHeaders", {})}.items()
@@ -148,7 +148,7 @@ class Http:
             "agent_version": "0.1.0",
             "launch_template_id": self.resources["launch_template_id"],
             "instance_types": ["m5.large"],
-            "subnet_ids": [self.resources["subnet_id"]],
+            "subnet_ids": [self.resources["subnet_id"], self.resources["other_subnet_id"]],
         } | changes
 
     def register(self, **changes: Any) -> Registration:
@@ -269,13 +269,14 @@ def _allowed_resources(client_id: str) -> dict[str, str]:
         LaunchTemplateData={"InstanceType": "m5.large"},
         TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}],
     )
-    subnet_id = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    zones = {subnet["AvailabilityZone"]: subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]}
     found = {
         "launch_template_id": template["LaunchTemplate"]["LaunchTemplateId"],
-        "subnet_id": subnet_id,
+        "subnet_id": zones["us-east-1a"],
+        "other_subnet_id": zones["us-east-1b"],
         "traffic_target": ec2.allocate_address(Domain="vpc")["AllocationId"],
     }
-    ec2.create_tags(Resources=[found["subnet_id"], found["traffic_target"]], Tags=tags)
+    ec2.create_tags(Resources=[found["subnet_id"], found["other_subnet_id"], found["traffic_target"]], Tags=tags)
     return found
 
 

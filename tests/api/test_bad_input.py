@@ -437,6 +437,7 @@ class TestOfAStaleEpoch:
     [
         ("POST", "/replicas", {}),
         ("POST", "/replicas/rep-1/promote", {}),
+        ("DELETE", "/replicas/rep-1", None),
         ("PATCH", "/config", {"auto_switch": False}),
     ],
 )
@@ -761,3 +762,65 @@ def test_a_moment_without_a_zone_is_422(agent: Registration) -> None:
     answer = agent.call("GET", "/snapshots/latest", query={"at": "2026-01-01T00:00:00"})
     assert (answer.status, answer.problem) == (422, "InvalidRequest")
     assert answer.body["field"].startswith("at")
+
+
+# --- replicas that can not be had, and ones that can not be let go of
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "problem", "said"),
+    [
+        ({"pool_id": "us-east-1b.r5.large"}, 422, "InvalidRequest", "none of the agent's"),
+        ({"pool_id": "us-east-1f.m5.large"}, 422, "InvalidRequest", "none of the agent's"),
+        ({"pool_id": "eu-west-1a.m5.large"}, 422, "InvalidRequest", "another region, which is out of scope"),
+        ({"pool_id": "us-east-1a.m5.large"}, 422, "InvalidRequest", "the primary runs there"),
+        ({"exclude_zones": ["us-east-1a", "us-east-1b"]}, 409, "NoPoolQualifies", "exclude fewer zones"),
+    ],
+)
+def test_a_replica_that_could_never_be_launched_is_refused(
+    http: Http, agent: Registration, body: dict[str, Any], status: int, problem: str, said: str
+) -> None:
+    answer = agent.call("POST", "/replicas", body, token=http.admin)
+    assert (answer.status, answer.problem) == (status, problem)
+    assert said in answer.body["detail"]
+    if problem == "InvalidRequest":
+        assert (answer.body["field"], answer.body["expected"]) == ("pool_id", "one of us-east-1b.m5.large")
+
+
+def test_a_replica_that_does_not_exist_is_not_terminated(http: Http, agent: Registration) -> None:
+    assert agent.call("DELETE", "/replicas/rep-none", token=http.admin).problem == "ReplicaUnknown"
+
+
+class TestTerminating:
+    @pytest.fixture
+    def unchanged(self) -> None:
+        """Each test here says for itself what changed."""
+
+    def test_the_primary_is_not_terminated_as_a_replica(self, http: Http, agent: Registration, rows: Rows) -> None:
+        a_replica_of(agent, status=ReplicaState.PROMOTED)
+        before = rows()
+        answer = agent.call("DELETE", "/replicas/rep-1", token=http.admin)
+        assert (answer.status, answer.problem) == (409, "ReplicaPromoted")
+        assert rows() == before
+
+    def test_a_replica_in_handover_is_not_terminated(self, http: Http, agent: Registration, rows: Rows) -> None:
+        a_replica_of(agent, status=ReplicaState.READY, readiness=1)
+        opened = {
+            "active_replica_id": "rep-1",
+            "handover_id": "h-1",
+            "handover_state": HandoverState.OPEN,
+            "handover_replica_id": "rep-1",
+        }
+        change = Change(Table.AGENTS, (agent.agent_id,), "put", put=opened)
+        wiring.records().commit(Transaction("put", (change,)))
+        before = rows()
+        answer = agent.call("DELETE", "/replicas/rep-1", token=http.admin)
+        assert (answer.status, answer.problem) == (409, "HandoverInProgress")
+        assert rows() == before
+
+    def test_a_terminated_replica_is_not_promoted(self, http: Http, agent: Registration, rows: Rows) -> None:
+        a_replica_of(agent, status=ReplicaState.TERMINATED)
+        before = rows()
+        answer = agent.call("POST", "/replicas/rep-1/promote", {}, token=http.admin)
+        assert (answer.status, answer.problem) == (409, "ReplicaNotReady")
+        assert rows() == before

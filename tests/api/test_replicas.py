@@ -229,3 +229,33 @@ def test_an_operator_hands_over_to_a_replica_that_is_ready(http: Http, agent: Re
     answer = agent.call("POST", "/replicas/rep-1/promote", {"reason": "cheaper there"}, token=http.admin)
     assert (answer.status, answer.body["attempt"]) == (202, 1)
     assert wiring.records().agent(agent.agent_id).claim_signal == "operator"
+
+
+def test_a_replicas_answer_says_what_it_is_chosen_from(http: Http, agent: Registration) -> None:
+    answer = agent.call("POST", "/replicas", {"exclude_zones": ["us-east-1c"]}, token=http.admin)
+    considered = {pool["pool_id"]: pool for pool in answer.body["considered"]}
+    assert considered["us-east-1b.m5.large"]["qualifies"] is True
+    assert considered["us-east-1a.m5.large"]["qualifies"] is False
+    assert "the primary runs there" in considered["us-east-1a.m5.large"]["explanation"]
+
+
+def test_an_agents_pools_are_shown_with_risk_and_reason(http: Http, agent: Registration) -> None:
+    for token in (http.admin, http.client_token, agent.token):
+        answer = agent.call("GET", "/pools", token=token)
+        assert answer.status == 200, answer.body
+        assert answer.body["primary_pool_id"] == "us-east-1a.m5.large"
+        assert [(pool["pool_id"], pool["qualifies"]) for pool in answer.body["pools"]] == [
+            ("us-east-1b.m5.large", True),
+            ("us-east-1a.m5.large", False),
+        ]
+        assert all(0 < float(pool["risk_within_1h"]) < 1 and pool["risk_note"] for pool in answer.body["pools"])
+
+
+def test_an_operator_terminates_a_replica_once_and_for_all(http: Http, agent: Registration) -> None:
+    replica_id = agent.call("POST", "/replicas", {}, token=http.admin).body["replica_id"]
+    for _ in range(2):
+        ended = agent.call("DELETE", f"/replicas/{replica_id}", token=http.admin)
+        assert (ended.status, ended.body["status"]) == (200, "terminated")
+    assert "terminated by operator:" in ended.body["failure"]
+    assert agent.call("GET", "").body["active_replica_id"] is None
+    assert agent.call("POST", "/replicas", {}, token=http.admin).status == 202

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.errors import AddressNotMovable, SpotOptimizerError
 from spot_optimizer.ports import Launched
@@ -29,6 +30,7 @@ class FakeCompute:
         instances: State by instance id; set one to `stopped` or `terminated` to prove a death.
         zones: Subnet id by zone, as `subnets` answers.
         pool_prices: Price by pool id.
+        known_kinds: What instance types offer, by name.
         refusals: What a launch in a pool raises, by `pool_id` or `pool_id/lifecycle`.
         launches: What was asked for.
         addresses: Instance by allocation id.
@@ -39,6 +41,7 @@ class FakeCompute:
         self.instances: dict[str, str] = {}
         self.zones: dict[str, str] = {"us-east-1a": "subnet-a", "us-east-1b": "subnet-b", "us-east-1c": "subnet-c"}
         self.pool_prices: dict[str, Decimal] = {}
+        self.known_kinds: dict[str, InstanceKind] = {}
         self.refusals: dict[str, SpotOptimizerError] = {}
         self.launches: list[Launch] = []
         self.addresses: dict[str, str] = {}
@@ -56,6 +59,9 @@ class FakeCompute:
     def prices(self, zones: Collection[str], instance_types: Sequence[str]) -> Mapping[str, Decimal]:
         wanted = {f"{zone}.{instance_type}" for zone in zones for instance_type in instance_types}
         return {pool_id: price for pool_id, price in self.pool_prices.items() if pool_id in wanted}
+
+    def kinds(self, instance_types: Sequence[str]) -> Mapping[str, InstanceKind]:
+        return {name: kind for name, kind in self.known_kinds.items() if name in instance_types}
 
     def launch(
         self,

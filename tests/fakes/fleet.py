@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.catalogue import INTERRUPTING
 from spot_optimizer.domain.writes import Table
 from tests.fakes.records import FakeRecords
 
@@ -20,6 +21,9 @@ class FakeFleet:
         agents = (self.records.agent(agent_id) for (agent_id,) in sorted(self.records.rows[Table.AGENTS]))
         return tuple(agent for agent in agents if not agent.lost)
 
-    def pools_interrupted_since(self, pool_ids: Collection[str], since: datetime) -> frozenset[str]:
-        rows = self.records.rows[Table.INTERRUPTIONS].values()
-        return frozenset(row["pool_id"] for row in rows if row["pool_id"] in pool_ids and row["detected_at"] >= since)
+    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+        found: dict[str, tuple[datetime, ...]] = {}
+        for row in self.records.rows[Table.INTERRUPTIONS].values():
+            if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in INTERRUPTING:
+                found[row["pool_id"]] = (*found.get(row["pool_id"], ()), row["detected_at"])
+        return found

@@ -15,6 +15,7 @@ FUNCTIONS = (
     "ReplicaApi",
     "SnapshotApi",
     "PriceApi",
+    "FleetApi",
     "OperatorApi",
     "FailOverRole",
     "PrepareReplicaRole",
@@ -216,3 +217,9 @@ def test_only_the_preparation_of_a_replica_derives_join_tokens(dev: Deployment) 
 def test_the_join_key_never_leaves_kms(dev: Deployment) -> None:
     key = dev.only("AWS::KMS::Key", "JoinKey")
     assert (key["KeySpec"], key["KeyUsage"]) == ("HMAC_256", "GENERATE_VERIFY_MAC")
+
+
+def test_looking_at_the_fleet_writes_nothing(dev: Deployment) -> None:
+    allowed = actions(dev.statements("FleetApiRole"))
+    doing = {action for action in allowed if not action.startswith(("logs:", "xray:", "ec2:Describe"))}
+    assert doing == {"dynamodb:GetItem", "dynamodb:Query"}

@@ -152,6 +152,10 @@ class ReplicaFailed(Rejected):
     """The replica reached the end of its life without taking over."""
 
 
+class ReplicaPromoted(Rejected):
+    """The replica has taken over: it is the primary, or was, and is no replica any more."""
+
+
 class PromotionUnproven(Rejected):
     """The claim on which a promotion is asked for does not hold."""
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.gaps import Inferred
 from spot_optimizer.domain.model_comparison import Outcome
@@ -75,8 +76,11 @@ class Fleet(Protocol):
         """Every agent that is not lost."""
         ...
 
-    def pools_interrupted_since(self, pool_ids: Collection[str], since: datetime) -> frozenset[str]:
-        """Those of the pools that interrupted an instance of ours at or after `since`."""
+    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+        """When each of the pools took an instance of ours back, or said that it may, at or after `since`.
+
+        A pool that did not is absent.
+        """
         ...
 
 
@@ -107,6 +111,10 @@ class Compute(Protocol):
 
     def prices(self, zones: Collection[str], instance_types: Sequence[str]) -> Mapping[str, Decimal]:
         """Spot price in force, USD/hour, by pool id; pools without one are absent. Raises as `states`."""
+        ...
+
+    def kinds(self, instance_types: Sequence[str]) -> Mapping[str, InstanceKind]:
+        """What instance types offer, by name; types that EC2 does not know are absent. Raises as `states`."""
         ...
 
     def launch(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.clients import DynamoClients
     from spot_optimizer.adapters.database import Database
     from spot_optimizer.adapters.fleet import DynamoFleet
+    from spot_optimizer.adapters.history import DynamoHistory
     from spot_optimizer.adapters.identity import SignedDocuments
     from spot_optimizer.adapters.log_tails import S3LogTails
     from spot_optimizer.adapters.model_objects import S3ModelFiles
@@ -100,6 +101,20 @@ def fleet() -> DynamoFleet:
         _database(),
         agents_table_name=lambda: config.table(Table.AGENTS),
         interruptions_table_name=lambda: config.table(Table.INTERRUPTIONS),
+    )
+
+
+@lru_cache
+def history() -> DynamoHistory:
+    """What happened, as people look at it."""
+    from spot_optimizer.adapters.history import DynamoHistory
+
+    config = settings()
+    return DynamoHistory(
+        _database(),
+        switches_table_name=lambda: config.table(Table.SWITCHES),
+        interruptions_table_name=lambda: config.table(Table.INTERRUPTIONS),
+        instances_table_name=lambda: config.table(Table.INSTANCES),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from botocore.exceptions import ClientError
 
 from spot_optimizer.adapters.sessions import THROTTLING_CODES, UNAVAILABLE_CODES, Clients, error_code, service_failures
+from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.pools import LaunchTarget, Lifecycle, Pool
 from spot_optimizer.errors import (
     AddressNotMovable,
@@ -103,6 +104,26 @@ class Ec2Compute:
                     if pool_id not in latest or latest[pool_id][0] < found[0]:
                         latest[pool_id] = found
         return {pool_id: usd_per_hour for pool_id, (_, usd_per_hour) in latest.items()}
+
+    def kinds(self, instance_types: Sequence[str]) -> Mapping[str, InstanceKind]:
+        """What instance types offer, by name; types that EC2 does not know are absent. Raises as `states`."""
+        if not instance_types:
+            return {}
+        with service_failures(_SERVICE):
+            # As a filter, because a type that is unknown by name fails the whole call.
+            pages = self._clients.ec2.get_paginator("describe_instance_types").paginate(
+                Filters=[{"Name": "instance-type", "Values": sorted(set(instance_types))}]
+            )
+            found = [kind for page in pages for kind in page["InstanceTypes"]]
+        return {
+            kind["InstanceType"]: InstanceKind(
+                instance_type=kind["InstanceType"],
+                architectures=tuple(kind["ProcessorInfo"]["SupportedArchitectures"]),
+                vcpus=kind["VCpuInfo"]["DefaultVCpus"],
+                memory_mebibytes=kind["MemoryInfo"]["SizeInMiB"],
+            )
+            for kind in found
+        }
 
     def launch(
         self,

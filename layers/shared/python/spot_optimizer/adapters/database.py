@@ -6,13 +6,15 @@ condition. Reads are repeated here, because repeating a read changes nothing; wr
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import reduce
 from typing import Any, cast
 
 from botocore.exceptions import ClientError, HTTPClientError
@@ -43,10 +45,13 @@ from spot_optimizer.adapters.sessions import (
     Clients,
     error_code,
 )
-from spot_optimizer.errors import ControlPlaneUnavailable, Throttled
+from spot_optimizer.errors import ControlPlaneUnavailable, InvalidRequest, Throttled
 
 READ_ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.05
+
+RESOLUTION = timedelta(microseconds=1)
+"""Of `InstantAttribute`."""
 
 
 class InstantAttribute(Attribute[datetime]):
@@ -280,6 +285,73 @@ class BoundTable[V]:
         last = data.get("LastEvaluatedKey")
         return Page(tuple(self._read(item) for item in data["Items"]), last[range_key]["S"] if last else None)
 
+    def newest(
+        self,
+        index: Index,
+        hash_value: str,
+        *,
+        after: str | None,
+        limit: int,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        only: Mapping[str, Any] | None = None,
+    ) -> Page[V]:
+        """One page of an index that is ordered by time, the latest first.
+
+        Args:
+            index: Its range key is an `InstantAttribute`.
+            hash_value: Whose rows.
+            after: `Page.last` of the page before.
+            limit: How many rows are looked at; with `only`, fewer may be found while more follow.
+            since: Inclusive.
+            until: Exclusive.
+            only: Values that further attributes must have.
+
+        Raises:
+            InvalidRequest: `after` is no place in this list.
+        """
+        if since is not None and until is not None and since >= until:
+            return Page((), None)
+        at = self.path(str(index.range_key))
+        condition: Condition | None = None
+        if since is not None and until is not None:
+            # A query takes one condition on the range key, and `between` includes both its ends.
+            condition = at.between(since, until - RESOLUTION)
+        elif since is not None:
+            condition = at >= since
+        elif until is not None:
+            condition = at < until
+        wanted = [self.path(name) == value for name, value in (only or {}).items() if value is not None]
+        data = self._query(
+            hash_value,
+            index=index,
+            condition=condition,
+            consistent=False,
+            start=None if after is None else self._place(index, hash_value, after),
+            limit=limit,
+            newest_first=True,
+            only=reduce(lambda all_of, one: all_of & one, wanted) if wanted else None,
+        )
+        last = data.get("LastEvaluatedKey")
+        place = json.dumps({name: value["S"] for name, value in last.items()}, sort_keys=True) if last else None
+        return Page(tuple(self._read(item) for item in data["Items"]), place)
+
+    def _place(self, index: Index, hash_value: str, after: str) -> dict[str, Any]:
+        """Read where a page ended. What a caller hands back is checked, and never leads into another one's rows."""
+        try:
+            place = json.loads(after)
+        except ValueError:
+            place = None
+        names = {*self.key_names, index.hash_key, index.range_key}
+        known = isinstance(place, dict) and set(place) == names and all(isinstance(at, str) for at in place.values())
+        if not known or place[index.hash_key] != hash_value:
+            raise InvalidRequest(
+                "the cursor belongs to another list",
+                field="cursor",
+                expected="`next_cursor` of the page before, or none",
+            )
+        return {name: {"S": value} for name, value in place.items()}
+
     def put(self, value: V, *, only_if: Condition | None = None, **extra: Any) -> None:
         """Replace a row, whatever it holds: only for rows that have one writer and no condition."""
         items = (
@@ -336,12 +408,14 @@ class BoundTable[V]:
         start: Mapping[str, Any] | None,
         limit: int | None,
         newest_first: bool = False,
+        only: Condition | None = None,
     ) -> dict[str, Any]:
         return self._patiently(
             lambda: self.database.connection.query(
                 self.table_name,
                 hash_value,
                 range_key_condition=condition,
+                filter_condition=only,
                 scan_index_forward=not newest_first,
                 index_name=index.name if index else None,
                 consistent_read=consistent,

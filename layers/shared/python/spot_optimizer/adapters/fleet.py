@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from spot_optimizer.adapters.agents import CLIENT_INDEX, LISTING, LISTING_INDEX,
 from spot_optimizer.adapters.database import BoundTable, Database, Page
 from spot_optimizer.adapters.interruptions import POOL_INDEX, interruptions_table
 from spot_optimizer.domain.agents import Agent, Interruption
+from spot_optimizer.domain.catalogue import INTERRUPTING
 
 
 class DynamoFleet:
@@ -40,14 +41,18 @@ class DynamoFleet:
         """Every agent that is not lost."""
         return tuple(agent for agent in self._agents.query_index(LISTING_INDEX, LISTING) if not agent.lost)
 
-    def pools_interrupted_since(self, pool_ids: Collection[str], since: datetime) -> frozenset[str]:
-        """Those of the pools that interrupted an instance of ours at or after `since`."""
+    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+        """When each of the pools took an instance of ours back, or said that it may, at or after `since`."""
         path = self._interruptions.path("detected_at")
-        return frozenset(
-            pool_id
+        found = {
+            pool_id: tuple(
+                event.detected_at
+                for event in self._interruptions.query_index(POOL_INDEX, pool_id, path >= since)
+                if event.signal_type in INTERRUPTING
+            )
             for pool_id in pool_ids
-            if any(True for _ in self._interruptions.query_index(POOL_INDEX, pool_id, path >= since))
-        )
+        }
+        return {pool_id: times for pool_id, times in found.items() if times}
 
     def agents_page(self, *, client_id: str | None, after: str | None, limit: int) -> Page[Agent]:
         """One page of agents by id: of one client, or of all."""

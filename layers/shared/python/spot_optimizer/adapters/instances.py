@@ -8,8 +8,8 @@ from pynamodb.models import Model
 from spot_optimizer.adapters.database import BoundTable, Database, Index, InstantAttribute, WordAttribute
 from spot_optimizer.domain.agents import Instance, InstanceRole
 
-AGENT_INDEX = Index("agent-index", "agent_id")
-CLIENT_INDEX = Index("client-index", "client_id")
+AGENT_INDEX = Index("agent-index", "agent_id", "joined_at")
+CLIENT_INDEX = Index("client-index", "client_id", "joined_at")
 
 
 class InstanceRow(Model):

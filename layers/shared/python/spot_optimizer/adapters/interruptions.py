@@ -8,14 +8,20 @@ from pynamodb.models import Model
 from spot_optimizer.adapters.database import BoundTable, Database, Index, InstantAttribute
 from spot_optimizer.domain.agents import Interruption
 
+LISTING = "interruption"
+AGENT_INDEX = Index("agent-index", "agent_id", "detected_at")
+CLIENT_INDEX = Index("client-index", "client_id", "detected_at")
+LISTING_INDEX = Index("listing-index", "listing", "detected_at")
 POOL_INDEX = Index("pool-index", "pool_id", "detected_at")
 
 
 class InterruptionRow(Model):
-    """One recorded signal; attributes are those of `Interruption`."""
+    """One recorded signal; attributes are those of `Interruption`, and `listing`, as on the agents' rows."""
 
     agent_id = UnicodeAttribute(hash_key=True)
     event_id = UnicodeAttribute(range_key=True)
+    listing = UnicodeAttribute()
+    client_id = UnicodeAttribute(null=True)
     instance_id = UnicodeAttribute()
     pool_id = UnicodeAttribute()
     signal_type = UnicodeAttribute()
@@ -31,4 +37,11 @@ class InterruptionRow(Model):
 
 def interruptions_table(database: Database, table_name: str) -> BoundTable[Interruption]:
     """Bind the table of interruption events."""
-    return BoundTable(database, table_name, row=InterruptionRow, value=Interruption, indexes=(POOL_INDEX,))
+    return BoundTable(
+        database,
+        table_name,
+        row=InterruptionRow,
+        value=Interruption,
+        indexes=(AGENT_INDEX, CLIENT_INDEX, LISTING_INDEX, POOL_INDEX),
+        constants={"listing": LISTING},
+    )

@@ -5,15 +5,22 @@ from __future__ import annotations
 from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.models import Model
 
-from spot_optimizer.adapters.database import BoundTable, Database, FloatAttribute, InstantAttribute
+from spot_optimizer.adapters.database import BoundTable, Database, FloatAttribute, Index, InstantAttribute
 from spot_optimizer.domain.agents import Switch
+
+LISTING = "switch"
+AGENT_INDEX = Index("agent-index", "agent_id", "switched_at")
+CLIENT_INDEX = Index("client-index", "client_id", "switched_at")
+LISTING_INDEX = Index("listing-index", "listing", "switched_at")
 
 
 class SwitchRow(Model):
-    """One promotion; attributes are those of `Switch`."""
+    """One promotion; attributes are those of `Switch`, and `listing`, as on the agents' rows."""
 
     agent_id = UnicodeAttribute(hash_key=True)
     switch_id = UnicodeAttribute(range_key=True)
+    listing = UnicodeAttribute()
+    client_id = UnicodeAttribute(null=True)
     epoch = NumberAttribute()
     from_instance_id = UnicodeAttribute()
     to_instance_id = UnicodeAttribute()
@@ -29,4 +36,11 @@ class SwitchRow(Model):
 
 def switches_table(database: Database, table_name: str) -> BoundTable[Switch]:
     """Bind the table of promotions."""
-    return BoundTable(database, table_name, row=SwitchRow, value=Switch)
+    return BoundTable(
+        database,
+        table_name,
+        row=SwitchRow,
+        value=Switch,
+        indexes=(AGENT_INDEX, CLIENT_INDEX, LISTING_INDEX),
+        constants={"listing": LISTING},
+    )

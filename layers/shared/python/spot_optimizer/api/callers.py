@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.clients import Scope
 from spot_optimizer.domain.tokens import EXPECTED, Caller, OperatorRole, TokenKind
-from spot_optimizer.errors import AgentUnknown, Forbidden, TokenInvalid
+from spot_optimizer.errors import AgentUnknown, ClientUnknown, Forbidden, TokenInvalid
 
 
 def as_context(caller: Caller) -> dict[str, str]:
@@ -77,7 +78,7 @@ def as_instance(caller: Caller, agent_id: str, *, claimed: str | None) -> str:
 
 
 def visible_client(caller: Caller, asked: str | None) -> str | None:
-    """Tell whose agents a caller lists: None for everybody's.
+    """Tell whose rows a caller lists: None for everybody's.
 
     Raises:
         Forbidden: The caller may list nobody's, or not those it asks for.
@@ -85,10 +86,44 @@ def visible_client(caller: Caller, asked: str | None) -> str | None:
     if caller.has_role(OperatorRole.VIEWER):
         return asked
     if caller.kind is not TokenKind.CLIENT or caller.client_id is None:
-        raise Forbidden(f"a token of kind '{caller.kind}' lists no agents; expected an operator's or a client's token")
+        raise Forbidden(f"a token of kind '{caller.kind}' lists nothing; expected an operator's or a client's token")
     if asked not in (None, caller.client_id):
-        raise Forbidden(f"the token lists the agents of '{caller.client_id}' only; leave client_id out")
+        raise Forbidden(f"the token lists what is of '{caller.client_id}' only; leave client_id out")
     return caller.client_id
+
+
+def scope(caller: Caller, *, agent_id: str | None, client_id: str | None, find: Callable[[str], Agent]) -> Scope:
+    """Tell whose rows a caller looks at.
+
+    Args:
+        caller: Who asks.
+        agent_id: The one agent it asks for.
+        client_id: The one client it asks for.
+        find: Reads an agent.
+
+    Raises:
+        AgentUnknown: The agent does not exist, for this caller or at all, or is not the client's.
+        Forbidden: The caller may list nobody's, or not those it asks for.
+    """
+    if agent_id is None:
+        return Scope(client_id=visible_client(caller, client_id))
+    agent = seen(caller, find(agent_id))
+    if client_id not in (None, agent.client_id):
+        raise AgentUnknown(f"client '{client_id}' has no agent '{agent_id}'")
+    return Scope(client_id=agent.client_id, agent_id=agent_id)
+
+
+def require_client(caller: Caller, client_id: str) -> None:
+    """Let the client itself pass, and operators; for others it does not exist.
+
+    Raises:
+        ClientUnknown: It is another client.
+        Forbidden: The token is an agent's.
+    """
+    if caller.has_role(OperatorRole.VIEWER):
+        return
+    if visible_client(caller, None) != client_id:
+        raise ClientUnknown(f"no client '{client_id}'")
 
 
 def as_agent_or_operator(caller: Caller, agent_id: str) -> str | None:

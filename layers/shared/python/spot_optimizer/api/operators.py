@@ -9,7 +9,7 @@ from pydantic import Field
 from spot_optimizer.api.fields import Answer, Body, Moment, Name
 from spot_optimizer.domain.clients import Client
 from spot_optimizer.domain.model_sessions import Slots
-from spot_optimizer.domain.tokens import Presented, Token, TokenKind, write
+from spot_optimizer.domain.tokens import OperatorRole, Presented, Token, TokenKind, write
 
 
 class ClientRequest(Body):
@@ -46,12 +46,21 @@ class TokenRequest(Body):
     valid_days: Annotated[int, Field(strict=True, ge=1, le=365)] = 365
 
 
+class OperatorTokenRequest(Body):
+    """A new token for a person."""
+
+    role: OperatorRole
+    name: Name = Field(description="Whose it is.")
+    valid_days: Annotated[int, Field(strict=True, ge=1, le=365)] = 90
+
+
 class TokenAnswer(Answer):
     """A token. This is the only time its secret is shown."""
 
     token_id: str
     token: str
     kind: TokenKind
+    role: OperatorRole | None
     client_id: str | None
     expires_at: Moment
 
@@ -62,6 +71,7 @@ class TokenAnswer(Answer):
             token_id=token.token_id,
             token=write(presented),
             kind=token.kind,
+            role=token.role,
             client_id=token.client_id,
             expires_at=token.expires_at,
         )

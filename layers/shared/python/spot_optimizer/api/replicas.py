@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -20,10 +21,12 @@ from spot_optimizer.api.fields import (
     Yes,
     Zone,
 )
+from spot_optimizer.api.fleet import CandidateAnswer
 from spot_optimizer.control.emergencies import Alarm
 from spot_optimizer.control.signals import Started
 from spot_optimizer.control.sync_reports import SyncReport
 from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.catalogue import Candidate
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.signals import SignalType
@@ -66,6 +69,18 @@ class ReplicaAnswer(Answer):
     def of(cls, replica: Replica) -> ReplicaAnswer:
         """From the replica's row."""
         return cls.model_validate(replica)
+
+
+class ReplicaAskedAnswer(ReplicaAnswer):
+    """A replica that an operator asked for, and the pools that it is chosen from."""
+
+    considered: tuple[CandidateAnswer, ...] = Field(description="The agent's pools as they stood; each says why not.")
+
+    @classmethod
+    def asked(cls, replica: Replica, candidates: Sequence[Candidate]) -> ReplicaAskedAnswer:
+        """From the replica's row and the catalogue."""
+        considered = tuple(map(CandidateAnswer.of, candidates))
+        return cls.model_validate({**ReplicaAnswer.of(replica).model_dump(), "considered": considered})
 
 
 class ReplicasAnswer(Answer):

@@ -77,6 +77,7 @@ def record_interruption(plane: Plane, agent_id: str, epoch: int, attempt: int) -
                 termination_time=agent.claim_deadline,
                 response_action="fail-over",
                 epoch=epoch,
+                client_id=agent.client_id,
             ),
         )
     return {"event_id": event_id, "signal_type": signal_type}

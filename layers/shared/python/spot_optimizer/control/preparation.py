@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
-from spot_optimizer.control import replication
+from spot_optimizer.control import replication, selecting
 from spot_optimizer.control.plane import Plane
-from spot_optimizer.domain import pools, replicas
+from spot_optimizer.domain import replicas
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.pools import LaunchTarget, Lifecycle, Pool
-from spot_optimizer.domain.replicas import Replica, ReplicaState
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import (
     ConditionFailed,
@@ -21,11 +19,7 @@ from spot_optimizer.errors import (
     OutcomeUnknown,
     PoolUnavailable,
     ReplicaFailed,
-    Transient,
 )
-
-COOLDOWN = timedelta(hours=1)
-"""A pool that interrupted an instance of ours is tried late for so long."""
 
 LAUNCHED = "launched"
 ASKED = "asked"
@@ -187,23 +181,17 @@ def _order(plane: Plane, agent: Agent, replica: Replica, subnets: Mapping[str, s
                 f"pool {pool.pool_id} is asked for, and the agent has no subnet in {pool.availability_zone}; it has "
                 f"{sorted(subnets)}"
             )
+        if pool.pool_id == agent.primary_pool_id:
+            raise NoPoolQualifies(
+                f"pool {pool.pool_id} is asked for, and the primary runs there by now; a standby never shares its pool"
+            )
         return (LaunchTarget(pool, Lifecycle.SPOT, subnet_id),)
-    pool_ids = [Pool(zone, kind).pool_id for zone in subnets for kind in agent.instance_types]
-    # Prices and cooldowns only order the pools: without them, the agent's own order of preference stands in.
-    prices: Mapping[str, Decimal] = {}
-    cooling: frozenset[str] = frozenset()
-    try:
-        prices = plane.compute.prices(tuple(subnets), agent.instance_types)
-        cooling = plane.fleet.pools_interrupted_since(pool_ids, plane.clock() - COOLDOWN)
-    except Transient:
-        pass
-    return pools.launch_order(
+    return selecting.launch_order(
+        plane,
+        agent,
         subnets,
-        agent.instance_types,
-        prices=prices,
-        primary_pool_id=agent.primary_pool_id,
-        cooling_pool_ids=cooling,
         excluded_zones=replica.exclude_zones,
+        safest_first=replica.type is not ReplicaType.MANUAL,
     )
 
 

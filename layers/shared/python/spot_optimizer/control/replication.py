@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from spot_optimizer.control import selecting
 from spot_optimizer.control.plane import Plane, active_replica
 from spot_optimizer.domain import handover, replicas
 from spot_optimizer.domain.agents import Agent, HandoverState
@@ -18,6 +19,7 @@ from spot_optimizer.errors import (
     OutcomeUnknown,
     ReplicaAlreadyActive,
     ReplicaNotReady,
+    ReplicaPromoted,
     ReplicaUnknown,
     StaleEpoch,
     ToggledOff,
@@ -50,6 +52,8 @@ def create_replica(
         AgentLost: Nothing may be started for it.
         ToggledOff: An operator asks, and the agent's configuration forbids manual replicas.
         ReplicaAlreadyActive: An operator asks, and a replica is active.
+        InvalidRequest: An operator asks for a pool that can not be had.
+        NoPoolQualifies: An operator excludes every zone.
     """
     for _ in range(TRIES):
         agent = plane.records.agent(agent_id)
@@ -66,6 +70,8 @@ def create_replica(
                 )
             start_preparing(plane, active)
             return active
+        if replica_type is ReplicaType.MANUAL:
+            selecting.check_wanted(plane, agent, pool_id=pool_id, excluded_zones=exclude_zones)
         replica = Replica(
             agent_id=agent_id,
             replica_id=replica_id,
@@ -342,6 +348,23 @@ def end_replica(plane: Plane, agent_id: str, replica_id: str, *, state: ReplicaS
             continue
         wake_all(plane, agent, replica)
     raise OutcomeUnknown(f"replica {replica_id} kept changing; try again")
+
+
+def terminate_replica(plane: Plane, agent_id: str, replica_id: str, *, reason: str) -> Replica:
+    """End a replica because somebody asks. Ending it again is no error.
+
+    Raises:
+        ReplicaUnknown: The agent has no such replica.
+        ReplicaPromoted: It is the primary, or was.
+        HandoverInProgress: A handover to it is open.
+    """
+    replica = end_replica(plane, agent_id, replica_id, state=ReplicaState.TERMINATED, reason=reason)
+    if replica.status is ReplicaState.PROMOTED:
+        raise ReplicaPromoted(
+            f"replica {replica_id} was promoted: its instance is, or was, the agent's primary; expected a replica that "
+            f"is launching, syncing or ready"
+        )
+    return replica
 
 
 def let_go_of_ended(plane: Plane, agent_id: str) -> int:

@@ -125,6 +125,7 @@ def record(plane: Plane, agent: Agent, signal: Signal, *, response_action: str) 
             termination_time=signal.deadline,
             response_action=response_action,
             epoch=agent.epoch,
+            client_id=agent.client_id,
         ),
     )
 
@@ -143,7 +144,9 @@ def record_once(plane: Plane, interruption: Interruption) -> None:
             "detected_at": interruption.detected_at,
             "termination_time": interruption.termination_time,
             "response_action": interruption.response_action,
+            "replica_id": interruption.replica_id,
             "epoch": interruption.epoch,
+            "client_id": interruption.client_id,
             "failover_completed": False,
         },
     )
@@ -305,6 +308,7 @@ def _record_for_standby(plane: Plane, agent: Agent, replica: Replica, signal: Si
             response_action="note-standby",
             replica_id=replica.replica_id,
             epoch=agent.epoch,
+            client_id=agent.client_id,
         ),
     )
 

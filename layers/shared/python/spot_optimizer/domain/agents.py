@@ -178,6 +178,7 @@ class Interruption:
     failover_completed: bool = False
     failover_time_ms: int | None = None
     failure: str | None = None
+    client_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +198,7 @@ class Switch:
     served_at: datetime | None = None
     rpo_seconds: float | None = None
     rpo_breached: bool = False
+    client_id: str | None = None
 
 
 def agent_status(

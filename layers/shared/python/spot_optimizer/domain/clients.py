@@ -16,3 +16,16 @@ class Client:
     client_id: str
     name: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Whose rows somebody looks at: one agent's, else one client's, else everybody's."""
+
+    client_id: str | None = None
+    agent_id: str | None = None
+
+    @property
+    def everybodys(self) -> bool:
+        """Whether nothing narrows it."""
+        return self.client_id is None and self.agent_id is None

@@ -260,6 +260,7 @@ def promote(
                 only_if={"switch_id": Missing()},
                 put={
                     "epoch": agent.epoch + 1,
+                    "client_id": agent.client_id,
                     "from_instance_id": agent.primary_instance_id,
                     "to_instance_id": instance_id,
                     "from_pool_id": agent.primary_pool_id,
@@ -371,6 +372,7 @@ def fall_back(agent: Agent, former: Instance, *, attempt: int, lost_seconds: flo
                 only_if={"switch_id": Missing()},
                 put={
                     "epoch": agent.epoch + 1,
+                    "client_id": agent.client_id,
                     "from_instance_id": agent.primary_instance_id,
                     "to_instance_id": former.instance_id,
                     "from_pool_id": agent.primary_pool_id,

@@ -66,9 +66,11 @@ def launch_order(
     primary_pool_id: str,
     cooling_pool_ids: Collection[str] = (),
     excluded_zones: Collection[str] = (),
+    interruptions: Mapping[str, int] | None = None,
+    safest_first: bool = False,
 ) -> tuple[LaunchTarget, ...]:
     """Order every acceptable way to launch a standby: spot by price, pools in cooldown after the others, on-demand
-    last.
+    last. With the primary's own pool left out, the first is the second cheapest where the primary has the cheapest.
 
     A pool that interrupted somebody lately is tried late rather than never: a standby there is still better than none.
     On-demand in the primary's own pool is allowed, because its capacity and quota are separate from spot's, but only as
@@ -81,6 +83,8 @@ def launch_order(
         primary_pool_id: Never used for spot.
         cooling_pool_ids: Pools that interrupted an instance of ours lately.
         excluded_zones: Zones that an operator ruled out.
+        interruptions: How often each pool took instances of ours back lately.
+        safest_first: In an emergency what has interrupted us least comes first, and price only then.
 
     Returns:
         One or more targets.
@@ -92,10 +96,11 @@ def launch_order(
     preference = {instance_type: rank for rank, instance_type in enumerate(types)}
     candidates = [Pool(zone, kind) for zone in subnets if zone not in excluded_zones for kind in types]
 
-    def by_cost(pool: Pool) -> tuple[bool, bool, Decimal, int, str]:
+    def by_cost(pool: Pool) -> tuple[bool, int, bool, Decimal, int, str]:
         price = prices.get(pool.pool_id)
         return (
             pool.pool_id in cooling_pool_ids,
+            (interruptions or {}).get(pool.pool_id, 0) if safest_first else 0,
             price is None,
             price if price is not None else Decimal(0),
             preference[pool.instance_type],

@@ -1,0 +1,151 @@
+"""Questions and answers of those who look at the fleet."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Self
+
+from aws_lambda_powertools.event_handler.openapi.params import Query
+from pydantic import Field
+
+from spot_optimizer.api.fields import Answer, Moment
+from spot_optimizer.domain.agents import Instance, InstanceRole, Interruption, Switch
+from spot_optimizer.domain.catalogue import Candidate
+
+Since = Annotated[Moment | None, Query(description="Only what happened then or later.")]
+Until = Annotated[Moment | None, Query(description="Only what happened before then.")]
+AgentFilter = Annotated[str | None, Query(min_length=1, max_length=64, description="Only of this agent.")]
+ClientFilter = Annotated[str | None, Query(min_length=1, max_length=40, description="Only of this client.")]
+PoolFilter = Annotated[str | None, Query(pattern=r"^[a-z0-9-]{5,40}\.[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
+WordFilter = Annotated[str | None, Query(min_length=1, max_length=40)]
+
+
+class CandidateAnswer(Answer):
+    """One pool, as an agent sees it now. Prices are USD/hour, as text, so that no digit is lost."""
+
+    pool_id: str
+    availability_zone: str
+    instance_type: str
+    usd_per_hour: Decimal | None
+    on_demand_usd_per_hour: Decimal | None
+    saving_percent: float | None = Field(description="Of spot against on-demand.")
+    interruptions: int = Field(description="Of instances of ours, in the last seven days.")
+    risk_within_1h: Decimal = Field(description="Probability that AWS takes an instance back within the hour.")
+    risk_note: str = Field(description="What that was concluded from.")
+    cooling_until: Moment | None
+    qualifies: bool
+    explanation: str = Field(description="Why it does not qualify, or is tried late.")
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """From the catalogue."""
+        return cls(
+            pool_id=candidate.pool.pool_id,
+            availability_zone=candidate.pool.availability_zone,
+            instance_type=candidate.pool.instance_type,
+            usd_per_hour=candidate.usd_per_hour,
+            on_demand_usd_per_hour=candidate.on_demand_usd_per_hour,
+            saving_percent=None if candidate.saving is None else round(float(candidate.saving * 100), 2),
+            interruptions=candidate.interruptions,
+            risk_within_1h=candidate.risk.within_1h,
+            risk_note=candidate.risk.note,
+            cooling_until=candidate.cooling_until,
+            qualifies=not candidate.excluded_because,
+            explanation=candidate.explanation,
+        )
+
+
+class CandidatesAnswer(Answer):
+    """The pools in which an agent could run: those that qualify first, the cheapest first."""
+
+    agent_id: str
+    primary_pool_id: str
+    pools: tuple[CandidateAnswer, ...]
+
+
+class SwitchAnswer(Answer):
+    """One promotion."""
+
+    agent_id: str
+    switch_id: str
+    client_id: str | None
+    epoch: int
+    from_instance_id: str
+    to_instance_id: str
+    from_pool_id: str
+    to_pool_id: str
+    switch_reason: str
+    basis: str
+    switched_at: Moment
+    served_at: Moment | None
+    rpo_seconds: float | None
+    rpo_breached: bool
+
+    @classmethod
+    def of(cls, switch: Switch) -> Self:
+        """From the switch's row."""
+        return cls.model_validate(switch)
+
+
+class SwitchesAnswer(Answer):
+    """A page of promotions, the latest first."""
+
+    switches: tuple[SwitchAnswer, ...]
+    next_cursor: str | None = None
+
+
+class InterruptionAnswer(Answer):
+    """One signal, and what came of it."""
+
+    agent_id: str
+    event_id: str
+    client_id: str | None
+    instance_id: str
+    pool_id: str
+    signal_type: str
+    detected_at: Moment
+    termination_time: Moment | None
+    response_action: str | None
+    replica_id: str | None
+    epoch: int | None
+    failover_completed: bool
+    failover_time_ms: int | None
+    failure: str | None
+
+    @classmethod
+    def of(cls, interruption: Interruption) -> Self:
+        """From the interruption's row."""
+        return cls.model_validate(interruption)
+
+
+class InterruptionsAnswer(Answer):
+    """A page of signals, the latest first."""
+
+    interruptions: tuple[InterruptionAnswer, ...]
+    next_cursor: str | None = None
+
+
+class InstanceAnswer(Answer):
+    """One instance that carries, or carried, an agent. Its certificate is nobody's business here."""
+
+    instance_id: str
+    agent_id: str
+    client_id: str
+    role: InstanceRole
+    pool_id: str
+    epoch: int
+    joined_at: Moment
+    launched_at: Moment | None
+    replica_id: str | None
+
+    @classmethod
+    def of(cls, instance: Instance) -> Self:
+        """From the instance's row."""
+        return cls.model_validate(instance)
+
+
+class InstancesAnswer(Answer):
+    """A page of instances, the last that joined first."""
+
+    instances: tuple[InstanceAnswer, ...]
+    next_cursor: str | None = None
