@@ -70,6 +70,8 @@ def _campaign(console: Console, seeds: range) -> int:
     seconds = time.perf_counter() - began
     show_summary(console, summary, seconds)
     console.print(f"{write_summary(summary, seconds).name} is written; replay a seed with: make simulate SEED=n")
+    if summary.violations:
+        _replay(min(seed for failing in summary.violations.values() for seed in failing), shrinking=True)
     complete = not unreached(summary) or len(seeds) < 5000
     return 0 if not summary.violations and complete else 1
 

@@ -501,6 +501,17 @@ def _terminated_by_hand(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 20.0)
 
 
+def _failure_not_recorded(chance: Random, seed: int) -> Plan:
+    """There is no capacity, and that the replica has failed can not be written for longer than anybody tries."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (
+        Fault("capacity", at - 1.0, "*", 360.0),
+        Fault("throttle", at - 1.0, "commit end replica", 360.0),
+        Fault("operator-create", at),
+    )
+    return Plan(seed, False, faults, at + 360.0)
+
+
 def _lease_answered_late(chance: Random, seed: int) -> Plan:
     """The answer to a question from before a pause is read after it, and nothing else reaches the primary."""
     at = chance.uniform(8.0, 12.0)
@@ -527,6 +538,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     26: _promotion_held_beyond_readiness,
     28: _terminated_by_hand,
     30: _lease_answered_late,
+    34: _failure_not_recorded,
     59: _promotion_held,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
@@ -616,69 +628,84 @@ def _race(chance: Random, *, around: float) -> list[Fault]:
     return faults
 
 
-def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one flat case per kind
+WEIGHTS: dict[str, float] = {
+    "message": 14,
+    "call": 12,
+    "slow": 5,
+    "duplicate": 3,
+    "partition": 12,
+    "kill-agent": 6,
+    "pause-agent": 6,
+    "kill-workload": 3,
+    "pause-workload": 3,
+    "fail": 2,
+    "capacity": 3,
+    "wall-jump": 4,
+    "operator": 3,
+    "interruption": 3,
+    "strike-agent": 9,
+    "strike-task": 12,
+}
+"""How often each sort of additional fault is drawn, against the others."""
+
+
+def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one flat case per sort
     at = max(0.2, around + chance.choice((chance.uniform(-8.0, 25.0), chance.uniform(-1.0, 6.0))))
     who = chance.choice(("primary", "standby", "primary", "standby", "old"))
-    draw = chance.random() * 100
-    if draw < 14:
-        kind = chance.choice(("lose", "delay", "delay", "repeat", "repeat"))
-        often = chance.choice((0.1, 0.3, 1.0))
-        return Fault(kind, at, chance.choice(MESSAGES), chance.uniform(1.0, 30.0), often)
-    if draw < 26:
-        kind = chance.choice(("unknown", "unknown", "throttle"))
-        return Fault(kind, at, chance.choice(PORTS), chance.uniform(1.0, 40.0), chance.choice((0.1, 0.5, 1.0)))
-    if draw < 31:
-        return Fault("slow", at, "*", chance.uniform(2.0, 30.0), chance.choice((0.1, 0.4)))
-    if draw < 34:
-        return Fault("duplicate", at, "*", chance.uniform(5.0, 40.0), chance.choice((0.3, 1.0)))
-    if draw < 46:
-        one, other = chance.choice(
-            (
-                ("primary", "standby"),
-                ("standby", "primary"),
-                ("primary", "control-plane"),
-                ("standby", "control-plane"),
-                ("control-plane", "primary"),
-                ("control-plane", "standby"),
+    (sort,) = chance.choices(tuple(WEIGHTS), tuple(WEIGHTS.values()))
+    match sort:
+        case "message":
+            kind = chance.choice(("lose", "delay", "delay", "repeat", "repeat"))
+            often = chance.choice((0.1, 0.3, 1.0))
+            return Fault(kind, at, chance.choice(MESSAGES), chance.uniform(1.0, 30.0), often)
+        case "call":
+            kind = chance.choice(("unknown", "unknown", "throttle"))
+            return Fault(kind, at, chance.choice(PORTS), chance.uniform(1.0, 40.0), chance.choice((0.1, 0.5, 1.0)))
+        case "slow":
+            return Fault("slow", at, "*", chance.uniform(2.0, 30.0), chance.choice((0.1, 0.4)))
+        case "duplicate":
+            return Fault("duplicate", at, "*", chance.uniform(5.0, 40.0), chance.choice((0.3, 1.0)))
+        case "partition":
+            one, other = chance.choice(
+                (
+                    ("primary", "standby"),
+                    ("standby", "primary"),
+                    ("primary", "control-plane"),
+                    ("standby", "control-plane"),
+                    ("control-plane", "primary"),
+                    ("control-plane", "standby"),
+                )
             )
-        )
-        kind = chance.choice(("partition", "partition", "one-way"))
-        return Fault(kind, at, f"{one} {other}", chance.choice((chance.uniform(0.5, 10.0), chance.uniform(5.0, 60.0))))
-    if draw < 52:
-        return Fault("kill-agent", at, who, chance.choice((0.3, chance.uniform(0.1, 30.0))))
-    if draw < 58:
-        return Fault("pause-agent", at, who, chance.choice((chance.uniform(0.3, 6.0), chance.uniform(3.0, 40.0))))
-    if draw < 61:
-        return Fault("kill-workload", at, who)
-    if draw < 64:
-        return Fault("pause-workload", at, who, chance.uniform(0.3, 20.0))
-    if draw < 66:
-        return Fault("fail", at, chance.choice(("start", "quiesce")), chance.uniform(1.0, 15.0), 0.7)
-    if draw < 69:
-        where = chance.choice(("*", "us-east-1b.m5.large", "us-east-1b.m5.large/spot", "us-east-1a.m5a.large"))
-        return Fault("capacity", at - 3.0, where, chance.uniform(10.0, 90.0))
-    if draw < 73:
-        return Fault("wall-jump", at, chance.choice((who, "control-plane")))
-    if draw < 76:
-        return Fault(chance.choice(("operator-promote", "operator-create", "operator-terminate")), at)
-    if draw < 79:
-        return Fault(chance.choice(("notice", "death", "rebalance")), at, who)
-    if draw < 88:
-        kind = "strike-kill" if chance.random() < 0.7 else "strike-pause"
-        marker = chance.choice(AGENT_MARKERS)
-        after = chance.choice(("", "!"))
-        return Fault(
-            kind,
-            max(0.0, at - 6.0),
-            f"agent:{marker}{after}",
-            chance.uniform(0.2, 12.0),
-            nth=chance.choice((1, 1, 2, 3)),
-        )
-    kind = "strike-kill" if chance.random() < 0.6 else "strike-pause"
-    return Fault(
-        kind,
-        max(0.0, at - 8.0),
-        f"{chance.choice(TASK_MARKERS)}:",
-        chance.uniform(0.5, 20.0),
-        nth=chance.choice((1, 1, 2, 2, 3, 4, 6)),
-    )
+            kind = chance.choice(("partition", "partition", "one-way"))
+            lasts = chance.choice((chance.uniform(0.5, 10.0), chance.uniform(5.0, 60.0)))
+            return Fault(kind, at, f"{one} {other}", lasts)
+        case "kill-agent":
+            return Fault(sort, at, who, chance.choice((0.3, chance.uniform(0.1, 30.0))))
+        case "pause-agent":
+            return Fault(sort, at, who, chance.choice((chance.uniform(0.3, 6.0), chance.uniform(3.0, 40.0))))
+        case "kill-workload":
+            return Fault(sort, at, who)
+        case "pause-workload":
+            return Fault(sort, at, who, chance.uniform(0.3, 20.0))
+        case "fail":
+            return Fault(sort, at, chance.choice(("start", "quiesce")), chance.uniform(1.0, 15.0), 0.7)
+        case "capacity":
+            where = chance.choice(("*", "us-east-1b.m5.large", "us-east-1b.m5.large/spot", "us-east-1a.m5a.large"))
+            return Fault(sort, at - 3.0, where, chance.uniform(10.0, 90.0))
+        case "wall-jump":
+            return Fault(sort, at, chance.choice((who, "control-plane")))
+        case "operator":
+            return Fault(chance.choice(("operator-promote", "operator-create", "operator-terminate")), at)
+        case "interruption":
+            return Fault(chance.choice(("notice", "death", "rebalance")), at, who)
+        case "strike-agent":
+            kind = "strike-kill" if chance.random() < 0.7 else "strike-pause"
+            marker = chance.choice(AGENT_MARKERS)
+            what = f"agent:{marker}{chance.choice(('', '!'))}"
+            return Fault(kind, max(0.0, at - 6.0), what, chance.uniform(0.2, 12.0), nth=chance.choice((1, 1, 2, 3)))
+        case _:
+            kind = "strike-kill" if chance.random() < 0.6 else "strike-pause"
+            what = f"{chance.choice(TASK_MARKERS)}:"
+            return Fault(
+                kind, max(0.0, at - 8.0), what, chance.uniform(0.5, 20.0), nth=chance.choice((1, 1, 2, 2, 3, 4, 6))
+            )

@@ -252,6 +252,10 @@ class SimulatedWorkflows:
     def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
         self._start("prepare_replica", name, payload)
 
+    def prepare_replica_state(self, name: str) -> Execution:
+        state: Execution = self._calls.read("prepare_replica_state", lambda: self._step_functions.state(name))
+        return state
+
     def wake(self, task_token: str) -> None:
         self._calls.write("wake", lambda: self._step_functions.wake(task_token), unknown=ControlPlaneUnavailable)
 

@@ -163,8 +163,8 @@ class WorkflowStack(Stack):
         data.switches.allow(function.grantee, *CONDITIONAL_WRITES)
         for machine in ("fail_over", "prepare_replica"):
             function.allow("states:StartExecution", on=state_machine_arn(self, settings, machine))
+            allow_following_executions(function, settings, machine)
         allow_waking_tasks(function)
-        allow_following_executions(function, settings, "fail_over")
         allow_looking(function, "DescribeInstances")
         allow_moving_addresses(function)
         allow_terminating(function)

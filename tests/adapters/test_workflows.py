@@ -49,6 +49,14 @@ def test_whoever_starts_second_finds_the_work_started(clients: Clients, workflow
     assert json.loads(sent["input"]) == {"agent_id": "agt-1", "replica_id": "rep-1"}
 
 
+def test_what_became_of_a_preparation_is_asked_by_its_name(clients: Clients, workflows: StepFunctionsWorkflows) -> None:
+    transport = Transport(clients.step_functions, "stepfunctions", refusal("ExecutionDoesNotExist"))
+    assert workflows.prepare_replica_state("rep-1") is Execution.UNKNOWN
+    assert json.loads(transport.requests[0]) == {
+        "executionArn": f"{MACHINE.replace(':stateMachine:', ':execution:').replace('fail-over', 'prepare')}:rep-1"
+    }
+
+
 @pytest.mark.parametrize("code", ["TaskTimedOut", "TaskDoesNotExist", "InvalidToken"])
 def test_a_late_token_is_a_success(clients: Clients, workflows: StepFunctionsWorkflows, code: str) -> None:
     Transport(clients.step_functions, "stepfunctions", refusal(code))

@@ -38,5 +38,10 @@ class FakeWorkflows:
     def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
         self.preparations.setdefault(name, dict(payload))
 
+    def prepare_replica_state(self, name: str) -> Execution:
+        if name not in self.preparations:
+            return Execution.UNKNOWN
+        return Execution.ENDED if name in self.ended else Execution.RUNNING
+
     def wake(self, task_token: str) -> None:
         self.woken.append(task_token)

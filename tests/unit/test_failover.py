@@ -354,12 +354,12 @@ def test_an_instance_that_died_before_its_agent_joined_is_replaced_while_the_not
     assert plane.records.replica(AGENT, replica_id).status is ReplicaState.FAILED
 
 
-def test_the_sweep_ends_a_replica_that_outlived_its_preparation() -> None:
+def test_the_sweep_ends_a_replica_whose_preparation_has_ended_without_a_word() -> None:
     plane = a_replica_to_launch()
-    plane.now = NOON + signals.LONGEST_LAUNCH
+    (replica,) = plane.records.replicas(AGENT)
     signals.sweep(plane)
-    assert plane.records.agent(AGENT).active_replica_id is not None
-    plane.now += timedelta(seconds=1)
+    assert plane.records.agent(AGENT).active_replica_id == replica.replica_id
+    plane.workflows.ended.add(replica.replica_id)
     signals.sweep(plane)
     assert plane.records.agent(AGENT).active_replica_id is None
     assert plane.records.replicas(AGENT)[0].status is ReplicaState.FAILED

@@ -167,6 +167,10 @@ class Workflows(Protocol):
         """As `start_fail_over`."""
         ...
 
+    def prepare_replica_state(self, name: str) -> Execution:
+        """What became of the execution."""
+        ...
+
     def wake(self, task_token: str) -> None:
         """Complete a waiting task; a token that was used or has timed out is a success."""
         ...

@@ -18,9 +18,6 @@ from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
 from spot_optimizer.errors import ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
 
 TRIES = 6
-LONGEST_LAUNCH = timedelta(minutes=45)
-"""A replica that has not joined after so long has outlived its preparation: nothing else would ever end it."""
-
 SILENT_AFTER = timedelta(seconds=60)
 """The sweep asks EC2 about a primary that has been silent for so long; agents say something at least every 30 s."""
 
@@ -252,8 +249,9 @@ def _look_after_replicas(plane: Plane, listed: Agent) -> int:
     if replica.active and replica.instance_id is not None and proven_dead(plane, replica.instance_id):
         failure = f"its instance {replica.instance_id} is dead"
     elif replica.status is ReplicaState.LAUNCHING:
-        if plane.clock() - replica.created_at > LONGEST_LAUNCH:
-            failure = f"it has not joined within {LONGEST_LAUNCH}"
+        # Its preparation may have failed so thoroughly that it could not even say so: nothing else would ever end it.
+        if plane.workflows.prepare_replica_state(replica.replica_id) is Execution.ENDED:
+            failure = "its preparation has ended, and it has not joined"
         else:
             replication.start_preparing(plane, replica)
     if failure is not None:
