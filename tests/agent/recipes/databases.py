@@ -11,9 +11,9 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from spot_agent.fence import descendants, end
 from spot_agent.hooks import HookOutcome, HookRunner
@@ -33,7 +33,7 @@ class Database(ABC):
         acknowledged: Each number that a client was told to be written, and when (epoch seconds).
     """
 
-    needs: Mapping[str, str]
+    needs: ClassVar[Mapping[str, str]]
     freezes = True
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -162,7 +162,7 @@ with open(acknowledgements, "a", buffering=1) as out:
 class Sqlite(Database):
     """SQLite within an application, which writes as soon as it runs."""
 
-    needs: Final = {"sqlite3": "sqlite3"}
+    needs: ClassVar[Mapping[str, str]] = {"sqlite3": "sqlite3"}
     freezes = False
     journal_mode = "wal"
 
@@ -221,7 +221,11 @@ class SqliteRollback(Sqlite):
 
 
 class Redis(Database):
-    needs: Final = {"redis-server": "redis-server", "redis-cli": "redis-tools", "redis-check-aof": "redis-tools"}
+    needs: ClassVar[Mapping[str, str]] = {
+        "redis-server": "redis-server",
+        "redis-cli": "redis-tools",
+        "redis-check-aof": "redis-tools",
+    }
 
     def __init__(self, folder: Path) -> None:
         super().__init__("redis", folder)
@@ -272,7 +276,10 @@ class Redis(Database):
 
 
 class PostgreSQL(Database):
-    needs: Final = {"/usr/lib/postgresql/15/bin/postgres": "postgresql-15", "setpriv": "util-linux"}
+    needs: ClassVar[Mapping[str, str]] = {
+        "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",
+        "setpriv": "util-linux",
+    }
     programs = Path("/usr/lib/postgresql/15/bin")
 
     def __init__(self, folder: Path) -> None:
@@ -350,7 +357,7 @@ class PostgreSQL(Database):
         self._run(self.programs / "pg_checksums", "--check", "-D", self.root / "data")
 
 
-DATABASES: Final[Mapping[str, Callable[[Path], Database]]] = {
+DATABASES: Final[Mapping[str, type[Sqlite | Redis | PostgreSQL]]] = {
     "sqlite, write-ahead log": Sqlite,
     "sqlite, rollback journal": SqliteRollback,
     "redis": Redis,
