@@ -263,7 +263,10 @@ class Supervisor:
             end(pids)
 
     def _keeper_died(self, keeper: Keeper) -> None:
-        self._ending = keeper.ending() or self._ending or Ending("exited", None)
+        said = keeper.ending()
+        if said is None or said.code is None:  # without a word: what was done to it from here is why
+            said = self._ending or said or Ending("exited", None)
+        self._ending = said
         keeper.close()
         self._keeper = None
         self._backstop.set(None)

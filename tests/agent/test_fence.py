@@ -1,5 +1,6 @@
 """The fence, against real processes: it must hold when everything that could renew it is stopped or dead."""
 
+import configparser
 import os
 import signal
 import socket
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from spot_agent.fence import boot_clock
+from spot_agent.fence import boot_clock, children
 from spot_agent.workload import WorkloadStatus
-from spot_optimizer.domain.lease import FENCE_LATENCY_SECONDS
+from spot_optimizer.domain.lease import FENCE_LATENCY_SECONDS, LEASE_SECONDS
 from tests.agent.fence_rig import FenceRig, is_alive, moment_of_death
 
 USUAL_SECONDS = 0.05
@@ -93,7 +94,10 @@ def test_the_fence_holds_when_the_keeper_itself_is_stopped_or_killed(
     rig.fence(deadline)
     os.kill(keeper_of(rig), signal_number)
     assert moment_of_death(*pids) <= deadline + FENCE_LATENCY_SECONDS
-    assert rig.hear().running is False
+    ended = rig.hear()
+    assert ended.running is False
+    # A stopped keeper says nothing: the supervisor, which killed everything in its stead, knows why.
+    assert ended.ended == ("fenced" if signal_number == signal.SIGSTOP else "exited")
 
 
 def test_the_fence_holds_when_the_supervisor_is_stopped(rig: FenceRig) -> None:
@@ -191,6 +195,29 @@ def test_sigterm_reaches_the_agent_first_and_the_workload_after_it(rig: FenceRig
     assert rig.hear_line() == b"SIGTERM\n"
     assert rig.supervisor.wait(timeout=5) == 0
     assert not is_alive(main)
+
+
+def test_nothing_runs_until_an_agent_orders_it(rig: FenceRig) -> None:
+    assert rig.look() == WorkloadStatus(running=False, answers="look")
+    os.kill(rig.agent_pid, signal.SIGKILL)
+    rig.await_agent()
+    assert rig.look() == WorkloadStatus(running=False, answers="look")
+    assert set(children(rig.supervisor.pid)) == {rig.agent_pid}
+
+
+def test_the_unit_starts_the_supervisor_alone_and_kills_all_of_it_when_it_hangs() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[method-assign,assignment]
+    unit.read(Path(__file__).parents[2] / "agent" / "spot-agent.service")
+    service = unit["Service"]
+    assert "-m spot_agent.supervisor " in service["ExecStart"]
+    assert not [name for name in service if name.startswith("ExecStart") and name != "ExecStart"]
+    assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
+    assert service["WatchdogSignal"] == "SIGKILL"
+    # SIGKILL reaches the whole control group, and so whatever the supervisor can no longer kill.
+    assert (service["KillMode"], service["SendSIGKILL"]) == ("mixed", "yes")
+    assert float(service["WatchdogSec"]) <= LEASE_SECONDS
+    assert service["Restart"] == "always"
 
 
 def test_systemd_is_told_of_readiness_of_life_and_of_the_end(tmp_path: Path) -> None:
