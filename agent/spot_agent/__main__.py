@@ -32,6 +32,7 @@ from spot_agent.serving import Serving
 from spot_agent.settings import SettingRefused, Settings, read_settings
 from spot_agent.shipping import Shipper
 from spot_agent.supervisor import CANNOT_BE_CONFIGURED
+from spot_agent.switches import CARRIED_AS
 from spot_agent.sync.errors import PathNotWatchable
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.paths import WatchedPaths
@@ -144,7 +145,7 @@ class Agent:
             emit=self._events.put,
         )
         source = GenerationSource(watched, watch=Watch() if settings.sync_watch else None)
-        image = LiveImage(receiver, journal, adopt=source.adopt)
+        image = LiveImage(receiver, journal, instance_id=identity.instance_id, adopt=source.adopt)
 
         def environment(epoch: int) -> Mapping[str, str]:
             return workload_environment(
@@ -197,7 +198,11 @@ class Agent:
             quiesce=serving.quiesce,
             must_settle=settings.hooks.quiesce is not None,
             next_number=_numbers(journal, at_least=0 if held is None else held.number),
-            extra=lambda: {**_configuration(settings), "prices": pricing.last_hour},
+            extra=lambda: {
+                **_configuration(settings),
+                "prices": pricing.last_hour,
+                CARRIED_AS: list(journal.memory.switches),
+            },
             every_seconds=settings.sync_interval_seconds,
             bytes_per_second=settings.sync_bandwidth,
         )

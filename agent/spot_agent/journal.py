@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,7 @@ class Memory:
             workload may have written since.
         frozen: A workload that runs may be frozen.
         sync_port: Where this instance told the control plane that it listens.
+        switches: What the agent went through before and up to `restored_epoch`; see `switches`.
     """
 
     registration_key: str
@@ -54,6 +56,7 @@ class Memory:
     restored_epoch: int | None = None
     frozen: bool = False
     sync_port: int | None = None
+    switches: tuple[Mapping[str, Any], ...] = ()
 
 
 class Journal:
@@ -158,5 +161,6 @@ def _decode(written: bytes, path: Path) -> Memory:
             said = json.loads(content)
             known = {known.name for known in fields(Memory)}
             # A newer agent's fields mean nothing to this one; it must still find its token.
-            return Memory(**{name: value for name, value in said.items() if name in known})
+            values = {name: value for name, value in said.items() if name in known}
+            return Memory(**{**values, "switches": tuple(values.get("switches", ()))})
     raise JournalDamaged(f"{path} is not whole; move it away to register this instance anew")

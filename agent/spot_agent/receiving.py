@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from spot_agent import switches
 from spot_agent.journal import Journal
 from spot_agent.sync.generations import Generation, GenerationStore
 from spot_agent.sync.identity import Identity
@@ -178,16 +179,20 @@ class Receiver:
 class LiveImage:
     """How the received image becomes the live state: durably, and once per epoch."""
 
-    def __init__(self, receiver: Receiver, journal: Journal, *, adopt: Callable[[Manifest], None]) -> None:
+    def __init__(
+        self, receiver: Receiver, journal: Journal, *, instance_id: str, adopt: Callable[[Manifest], None]
+    ) -> None:
         """Keep what is given.
 
         Args:
             receiver: Has the image.
-            journal: Remembers for which epoch it was made live.
+            journal: Remembers for which epoch it was made live, and the switches up to then.
+            instance_id: This instance.
             adopt: Takes what it contains, so that it need not be read again.
         """
         self._receiver = receiver
         self._journal = journal
+        self._instance_id = instance_id
         self._adopt = adopt
 
     def is_live(self, epoch: int) -> bool:
@@ -200,7 +205,10 @@ class LiveImage:
 
     def become_live(self, epoch: int) -> None:
         """See `serving.ReceivedImage`."""
-        self._journal.remember(restored_epoch=epoch)
+        received = self._receiver.image
+        before = () if received is None else switches.carried(received.extra)
+        history = switches.add(before, epoch=epoch, instance_id=self._instance_id, at=datetime.now(UTC))
+        self._journal.remember(restored_epoch=epoch, switches=history)
         self.let_go()
 
     def let_go(self) -> None:
