@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spot_agent.sync.errors import PathNotWatchable
+from spot_agent.sync.errors import GenerationUnsound, PathNotWatchable
 from spot_agent.sync.frames import Frame
 from spot_agent.sync.generations import GenerationStore
 from spot_agent.sync.paths import WatchedPaths
@@ -51,6 +54,52 @@ def test_the_standby_has_what_the_primary_has_after_any_edits(
             pair.carry()
             assert picture(pair.there) == picture(pair.here)
             pair.store.verify()
+
+
+@settings(generous, max_examples=25)
+@given(st.lists(edits, min_size=6, max_size=20), st.lists(edits, min_size=3, max_size=12))
+def test_files_that_change_or_vanish_while_they_are_read_never_make_an_image_that_is_not_what_it_says(
+    first: list[Edit], meanwhile: list[Edit]
+) -> None:
+    with a_folder() as folder:
+        pair = Pair(folder)
+        pair.here.mkdir()
+        for edit in first:
+            edit.apply(pair.here)
+        pair.carry()
+        over = threading.Event()
+
+        def keep_editing() -> None:
+            for edit in itertools.cycle(meanwhile):
+                if over.is_set():
+                    return
+                edit.apply(pair.here)
+                keep_small(pair.here)
+
+        editing = threading.Thread(target=keep_editing)
+        editing.start()
+        try:
+            for _ in range(4):
+                # Not sound to read, because everything changed at once, is an answer as well.
+                with contextlib.suppress(GenerationUnsound):
+                    pair.carry(must_settle=False)
+                    pair.store.verify()
+        finally:
+            over.set()
+            editing.join()
+        pair.carry()
+        assert picture(pair.there) == picture(pair.here)
+        pair.store.verify()
+
+
+def keep_small(root: Path) -> None:
+    """Edits that are made over and over let a tree grow without end."""
+    files = [where / name for where, _, names in root.walk() for name in names]
+    for file in files[40:]:
+        file.unlink(missing_ok=True)
+    for file in files[:40]:
+        if file.is_file() and not file.is_symlink() and file.stat().st_size > 1 << 20:
+            os.truncate(file, 100)
 
 
 def test_a_watched_path_may_be_a_single_file(pair: Pair) -> None:
