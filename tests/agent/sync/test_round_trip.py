@@ -206,6 +206,29 @@ def test_a_growing_file_changes_its_block_size_without_being_sent_again(pair: Pa
     pair.store.verify()
 
 
+def test_reading_waits_for_a_link_that_is_slower_than_the_disk(pair: Pair) -> None:
+    pair.here.mkdir()
+    (pair.here / "large").write_bytes(os.urandom(8 << 20))
+    source = GenerationSource(WatchedPaths.of([pair.here]), buffer_bytes=1 << 20)
+    generation = source.take(1, epoch=1, held=None)
+    with pytest.raises(TimeoutError):
+        generation.wait_until_read(0.3)
+    frames = frames_of(generation)
+    assert sum(len(frame.payload) for frame in frames) > 8 << 20
+    assert generation.wait_until_read(10).total_bytes == 8 << 20
+
+
+def test_a_generation_that_nobody_ships_is_given_up_at_once_when_it_is_cancelled(pair: Pair) -> None:
+    pair.here.mkdir()
+    (pair.here / "large").write_bytes(os.urandom(8 << 20))
+    source = GenerationSource(WatchedPaths.of([pair.here]), buffer_bytes=1 << 20)
+    given_up = source.take(1, epoch=1, held=None)
+    given_up.cancel()
+    with pytest.raises(GenerationUnsound):
+        given_up.wait_until_read(10)
+    assert len(frames_of(source.take(2, epoch=1, held=None))) > 8
+
+
 def test_what_travels_along_arrives(pair: Pair) -> None:
     pair.here.mkdir()
     carried = pair.carry(final_for="handover-1", extra={"configuration": {"auto_replica": True}}, epoch=7)
