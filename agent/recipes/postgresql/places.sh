@@ -16,6 +16,9 @@ most_log_mb="${POSTGRES_MOST_LOG_MB:-512}"
 # How much log the server keeps for the hooks to copy.
 kept_log_mb="${POSTGRES_KEPT_LOG_MB:-1024}"
 
+# How access rules begin that let nobody in.
+frozen_mark="# frozen for a handover; pg_hba.thawed has the rules"
+
 fail() {
     echo "$(basename "$0"): $1" >&2
     exit 1
