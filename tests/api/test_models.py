@@ -135,7 +135,7 @@ def models(http: Http) -> Iterator[Models]:
 
 
 def test_from_upload_to_live_to_fallback_and_back(models: Models) -> None:
-    assert models.health() == {"live": None, "fallback": None, "revision": 0, "changed_at": None}
+    assert models.health() == {"live": None, "fallback": None, "activating": None, "revision": 0, "changed_at": None}
     first = models.upload(a_trained_model(seed=1))
     assert models.session(first)["status"] == "pending"
     passed = models.activate(first)

@@ -6,11 +6,13 @@ import hashlib
 import json
 import time
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from spotctl.converting import WHY_NOT_IN_THE_CLOUD, convert_apart
 from spotctl.failures import Document, NotUnderstood, Unfinished
 from spotctl.screen import Column, Shape
 from spotctl.session import AsJson, AtMost, Session, Wait, WithinSeconds, Yes, begin
@@ -133,6 +135,55 @@ def fall_back(yes: Yes = False, as_json: AsJson = False) -> None:
         session.confirm("Let the live model and its fallback change places?", yes=yes)
         answer = session.api.post("/api/admin/ml-models/fallback", idempotency_key=uuid.uuid4().hex)
         session.screen.show(ACTIVATION, answer)
+
+
+@app.command("convert")
+def convert_model(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Such as xgboost_model.pkl.", exists=True, dir_okay=False)
+    ],
+    *,
+    trained_from: Annotated[datetime, typer.Option(help="When what it learned from begins (UTC).")],
+    trained_until: Annotated[datetime, typer.Option(help="When that ends, and its test begins (UTC).")],
+    tested_until: Annotated[datetime, typer.Option(help="When its test ends (UTC).")],
+    scaler: Annotated[
+        Path | None,
+        typer.Argument(metavar="[SCALER]", help="Such as scaler.joblib.", exists=True, dir_okay=False),
+    ] = None,
+    hours: Annotated[int, typer.Option(min=1, max=168, help="Within how many hours it predicts interruptions.")] = 1,
+    features: Annotated[
+        str | None, typer.Option(help="Names of its columns, in order, with commas; needed where the files have none.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("model"),
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a pickled model and its scaler into files that hold data alone, on this machine."""
+    order = {
+        "model": str(model.resolve()),
+        "scaler": str(scaler.resolve()) if scaler else None,
+        "out": str(out.resolve()),
+        "hours": hours,
+        "features": [name.strip() for name in features.split(",")] if features else None,
+        "trained_from": _in_utc(trained_from),
+        "trained_until": _in_utc(trained_until),
+        "tested_until": _in_utc(tested_until),
+    }
+    with begin(as_json=as_json) as session:
+        session.screen.say(WHY_NOT_IN_THE_CLOUD)
+        named = " and ".join(str(path) for path in (model, scaler) if path)
+        session.confirm(f"Load {named} on this machine?", yes=yes)
+        found = convert_apart(order)
+        if as_json:
+            session.screen.print_json(found)
+        session.screen.say(
+            f"Wrote {', '.join(found['files'])} to {found['folder']}: {found['trees']} trees over "
+            f"{', '.join(found['features'])}.\nNext: `spotctl models upload {out}`."
+        )
+
+
+def _in_utc(given: datetime) -> str:
+    return given.replace(tzinfo=given.tzinfo or UTC).isoformat()
 
 
 def _checked_manifest(folder: Path) -> Document:

@@ -84,7 +84,7 @@ BOTH = a_manifest().horizons
         ({"features": ("age_hours", "price_ratio", "future_price")}, "computes no feature future_price"),
         ({"horizons": BOTH[:1]}, "horizons are [1] hours"),
         ({"horizons": BOTH[::-1]}, "horizons are [6, 1] hours"),
-        ({"scaler": None}, "each file to have one use"),
+        ({"scaler": None}, "each file to be used"),
         ({"metrics": {"auc_1h": math.nan}}, "metrics.auc_1h is nan"),
         ({"test_span": Span(NOW, NOW)}, "before it starts"),
         ({"training_span": Span(NOW - timedelta(days=80), NOW - timedelta(days=19))}, "seen the future"),

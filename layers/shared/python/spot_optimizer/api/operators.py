@@ -82,6 +82,7 @@ class HealthModel(Answer):
 
     live: str | None = Field(description="None: the advisor band stands in.")
     fallback: str | None
+    activating: str | None = Field(description="Being validated, or live and not yet seen to serve.")
     revision: int = Field(description="How often what is live has changed.")
     changed_at: Moment | None
 
@@ -91,6 +92,7 @@ class HealthModel(Answer):
         return cls(
             live=slots.live_session_id,
             fallback=slots.fallback_session_id,
+            activating=slots.activating_session_id,
             revision=slots.revision,
             changed_at=slots.changed_at,
         )

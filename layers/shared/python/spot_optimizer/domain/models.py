@@ -342,10 +342,10 @@ def _check_files(manifest: Manifest) -> None:
     if sum(file.size_bytes for file in manifest.files) > LARGEST_MODEL_BYTES:
         raise ModelRejected(f"the files are larger than {LARGEST_MODEL_BYTES} bytes together; train fewer trees")
     used = [one.file for one in manifest.horizons] + ([manifest.scaler] if manifest.scaler else [])
-    if sorted(used) != sorted(names):
+    if set(used) != set(names) or manifest.scaler in {one.file for one in manifest.horizons}:
         raise ModelRejected(
             f"the files are {', '.join(sorted(names))}, but horizons and scaler name {', '.join(sorted(used))}; "
-            "expected each file to have one use"
+            "expected each file to be used"
         )
 
 
