@@ -169,6 +169,17 @@ def test_older_models_are_deleted_with_their_files(models: Models) -> None:
     assert models.files(second) and models.files(third)
 
 
+def test_uploads_that_were_forgotten_are_deleted_with_the_next_activation(models: Models) -> None:
+    pending, forgotten = models.upload(a_trained_model(seed=1)), models.upload(a_trained_model(seed=2))
+    over = Change(Table.MODEL_SESSIONS, (forgotten,), "age", put={"forget_at": datetime.now(UTC) - timedelta(days=1)})
+    wiring.models().commit(Transaction("age", (over,)))
+    models.s3.put_object(Bucket=BUCKET, Key="sessions/long-gone/risk.ubj", Body=b"1")
+    assert models.sessions().keys() == {pending}
+    assert models.begin(forgotten).problem == "ModelSessionUnknown"
+    models.make_live(a_trained_model(seed=3))
+    assert models.files(pending) and not models.files(forgotten) and not models.files("long-gone")
+
+
 # --- what cannot be used
 
 
@@ -321,6 +332,7 @@ def test_a_repeated_call_with_the_same_key_is_the_same_call(models: Models) -> N
     assert answers[0].body == answers[1].body
     models.walk(session_id)
     models.make_live(a_trained_model(seed=2))
+    assert models.begin("m-absent", key="b").status == 404, "the key belongs to the call with that session"
     for _ in range(2):
         answer = models.call("POST", FALLBACK, headers={"idempotency-key": "c"})
         assert answer.body["live"] == session_id

@@ -241,6 +241,10 @@ class ModelFiles(Protocol):
         """Delete all of a session's files; again is no error."""
         ...
 
+    def session_ids(self) -> tuple[str, ...]:
+        """Sessions that have files, some thousand at most."""
+        ...
+
 
 class Activations(Protocol):
     """The state machine that activates models."""

@@ -104,6 +104,12 @@ class S3ModelFiles:
                     Delete={"Objects": [{"Key": _key(session_id, name)} for name in names], "Quiet": True},
                 )
 
+    def session_ids(self) -> tuple[str, ...]:
+        """Sessions that have files, some thousand at most."""
+        with service_failures(_SERVICE):
+            found = self._clients.s3.list_objects_v2(Bucket=self._bucket(), Prefix=f"{PREFIX}/", Delimiter="/")
+        return tuple(each["Prefix"].split("/")[1] for each in found.get("CommonPrefixes", []))
+
     def _names(self, session_id: str) -> list[str]:
         prefix = _key(session_id, "")
         with service_failures(_SERVICE):

@@ -113,7 +113,7 @@ class DynamoModels:
         return session
 
     def page(self, *, after: str | None, limit: int) -> Page[ModelSession]:
-        """One page of all sessions, by id, hence by age; forgotten ones may be among them."""
+        """One page of all sessions, by id; forgotten ones may be among them."""
         return self._sessions.page(LISTING_INDEX, LISTING, after=after, limit=limit)
 
     def commit(self, transaction: Transaction) -> None:

@@ -202,7 +202,7 @@ class OpenedAnswer(Answer):
 
 
 class SessionsAnswer(Answer):
-    """A page of uploaded models, oldest first."""
+    """A page of uploaded models, by id."""
 
     sessions: tuple[SessionAnswer, ...]
     next_cursor: str | None = None

@@ -86,7 +86,7 @@ class LiveModel:
         if self._take(slots.live_session_id):
             # Only then: a model that failed to load is tried again at the next look.
             self._revision = slots.revision
-        elif self._served is None:
+        elif self._served is None and slots.fallback_session_id is not None:
             self._take(slots.fallback_session_id)
 
     def _take(self, session_id: str | None) -> bool:

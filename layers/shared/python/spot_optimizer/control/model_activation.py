@@ -19,6 +19,7 @@ from spot_optimizer.errors import (
     ConditionFailed,
     ModelClearlyWorse,
     ModelRejected,
+    ModelSessionUnknown,
     UploadIncomplete,
 )
 from spot_optimizer.ports import LoadedModel, LoadModel
@@ -131,7 +132,7 @@ def make_live(plane: ModelPlane, session_id: str) -> Answer:
 
 
 def confirm(plane: ModelPlane, session_id: str) -> Answer:
-    """End the activation, and delete what it pushed out.
+    """End the activation, and delete what it pushed out and what was forgotten.
 
     Raises:
         ActivationLost: The activation was given up.
@@ -144,7 +145,22 @@ def confirm(plane: ModelPlane, session_id: str) -> Answer:
     if displaced is not None and slots.activating_session_id == session_id:
         plane.model_files.delete(displaced)
     plane.models.commit(model_sessions.confirm(slots, session_id, now=plane.clock()))
-    return {"live": session_id}
+    return {"live": session_id, "deleted": _sweep(plane)}
+
+
+def _sweep(plane: ModelPlane) -> int:
+    """Delete files of sessions that nobody will see again, such as uploads that were never activated; how many."""
+    kept, now = plane.models.slots().kept_session_ids, plane.clock()
+    deleted = 0
+    for session_id in plane.model_files.session_ids():
+        try:
+            is_over = session_id not in kept and plane.models.session(session_id).is_forgotten(now)
+        except ModelSessionUnknown:
+            is_over = True
+        if is_over:
+            plane.model_files.delete(session_id)
+            deleted += 1
+    return deleted
 
 
 def end_activation(plane: ModelPlane, session_id: str, *, reason: str, is_models_fault: bool = False) -> Answer:

@@ -56,6 +56,7 @@ def activate(plane: ModelPlane, session_id: str, *, key: str | None, forced_beca
         ModelNotActivatable: The session is not pending.
     """
     now = plane.clock()
+    key = None if key is None else f"{session_id}:{key}"
     slots = _without_given_up(plane, plane.models.slots())
     if key is not None and key == slots.activation_key:
         if slots.activating_session_id is not None:
