@@ -138,13 +138,9 @@ def confirm(plane: ModelPlane, session_id: str) -> Answer:
         ActivationLost: The activation was given up.
     """
     slots = plane.models.slots()
-    if slots.activating_session_id is None and slots.live_session_id == session_id:
-        return {"live": session_id}
-    displaced = slots.displaced_session_id
-    # Files first: once the row says that nothing is displaced, nobody would come back for them.
-    if displaced is not None and slots.activating_session_id == session_id:
-        plane.model_files.delete(displaced)
-    plane.models.commit(model_sessions.confirm(slots, session_id, now=plane.clock()))
+    if slots.activating_session_id is not None or slots.live_session_id != session_id:
+        plane.models.commit(model_sessions.confirm(slots, session_id, now=plane.clock()))
+    # Only now: until here a roll back would have needed them.
     return {"live": session_id, "deleted": _sweep(plane)}
 
 
