@@ -25,7 +25,8 @@ class Control:
         self._market = market
         self._loop = loop
         self._stop = stop
-        self.is_api_reachable = True
+        self._is_api_reachable = True
+        self._cut_off: set[str] = set()
         self._levers: dict[str, Callable[[Body], Awaitable[object]]] = {
             "register-image": self._register_image,
             "interrupt": self._interrupt,
@@ -43,6 +44,10 @@ class Control:
             "set-api-reachable": self._set_api_reachable,
             "stop": self._stop_everything,
         }
+
+    def reaches_api(self, authorization: str) -> bool:
+        """Whether a caller who presents this gets through to an API."""
+        return self._is_api_reachable and authorization.removeprefix("Bearer ") not in self._cut_off
 
     async def answer(self, lever: str, body: bytes) -> tuple[int, bytes]:
         """Pull a lever on the market's loop.
@@ -142,7 +147,13 @@ class Control:
         return {}
 
     async def _set_api_reachable(self, body: Body) -> object:
-        self.is_api_reachable = bool(body["reachable"])
+        bearer = body.get("bearer")
+        if bearer is None:
+            self._is_api_reachable = bool(body["reachable"])
+        elif body["reachable"]:
+            self._cut_off.discard(str(bearer))
+        else:
+            self._cut_off.add(str(bearer))
         return {}
 
     async def _stop_everything(self, _: Body) -> object:

@@ -39,7 +39,7 @@ class FrontDoor:
             if path.startswith(_CONTROL):
                 await self._pull_a_lever(path.removeprefix(_CONTROL), headers, receive, send)
                 return
-            if path.startswith(_APIS) and not self._control.is_api_reachable:
+            if path.startswith(_APIS) and not self._control.reaches_api(headers.get("authorization", "")):
                 await _answer(send, 503, b'{"message": "Service Unavailable"}')
                 return
             service = _SIGNED_FOR.search(headers.get("authorization", ""))

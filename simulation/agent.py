@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from simulation import api
 from simulation.machine import Image, Machine, Serving
 from simulation.network import CONTROL_PLANE, Link
+from simulation.snapshots import Snapshotting
 from spot_agent.joining import resume
 from spot_agent.runtime import decide, role_of
 from spot_agent.workload import WorkloadStatus
@@ -54,11 +55,13 @@ from spot_optimizer.domain.protocol import (
     ReportRebalance,
     ReportSilent,
     ReportUnready,
+    RestoreSnapshot,
     SetFence,
     ShipFinal,
     ShippingFailed,
     Start,
     Stop,
+    TakeLastSnapshot,
     Thaw,
     Tick,
     UnreadyAnswered,
@@ -122,6 +125,7 @@ class AgentProcess:
         self._covered: Covered | None = None
         self._progress_at = float("-inf")
         self._sync_interval = 1.0
+        self._snapshots = Snapshotting(self)
 
     # --- life ---
 
@@ -237,6 +241,7 @@ class AgentProcess:
             if first:
                 self._progress_at = float("-inf")
         self._report_progress()
+        self._snapshots.consider()
         self._set_tick()
 
     def _tick(self, due: float) -> None:
@@ -308,6 +313,11 @@ class AgentProcess:
                 self._rest(resting=True)
                 self._final = action
                 self._ship()
+            case TakeLastSnapshot():
+                kernel.tell(self.instance_id, "is frozen for a last snapshot")
+            case RestoreSnapshot(handover_id):
+                kernel.tell(self.instance_id, "restores a snapshot for %s", handover_id)
+                self._snapshots.restore(handover_id)
             case FlushTail():
                 pass
             case _:
@@ -432,6 +442,26 @@ class AgentProcess:
         if isinstance(failure, StaleEpoch):
             self._take(EpochOver(failure.current_epoch))
 
+    # --- for its snapshots ---
+
+    def later(self, delay: float, act: Callable[..., None], *arguments: Any) -> None:
+        """Do something later, unless the process is gone by then."""
+        self._later(delay, act, *arguments)
+
+    def take(self, event: Event) -> None:
+        """Have the protocol take an event."""
+        self._take(event)
+
+    def request(self, name: str, work: Callable[[Any], Any], answer: Answer) -> None:
+        """Ask the control plane."""
+        self._request(name, work, answer)
+
+    def next_generation(self) -> int:
+        """A number for a generation, used once on this instance."""
+        number = self.machine.disk.memory.generation + 1
+        self._change_memory(generation=number)
+        return number
+
     # --- heartbeats ---
 
     def _beat(self) -> None:
@@ -516,7 +546,7 @@ class AgentProcess:
     def _look(self) -> None:
         instance = self.world.ec2.instances[self.instance_id]
         if instance.going_at is not None and instance.going_at > self.kernel.now:
-            self._take(NoticeRead(self.world.wall(instance.going_at).isoformat()))
+            self._take(NoticeRead(self.world.wall(instance.going_at).isoformat(), instance.going_at - self.kernel.now))
         if instance.rebalance:
             self._take(RebalanceRead())
         # It is seen again and again; only the first time changes anything.
@@ -609,8 +639,7 @@ class AgentProcess:
             self.world.weather.count("failed", "quiesce")
             self._later(self.kernel.soon(0.3), self._shipping_failed, turn, link, handover_id)
             return
-        number = self.machine.disk.memory.generation + 1
-        self._change_memory(generation=number)
+        number = self.next_generation()
         image = Image(
             number=number,
             epoch=link.epoch,
@@ -710,7 +739,7 @@ def next_change(state: State, now: float) -> float:
             return now + 3600.0
         case Primary(confirmed=False):
             return now + 3600.0
-        case Primary(workload=Workload.RUNNING, frozen_for=None, abort_wanted=None):
+        case Primary(workload=Workload.RUNNING, frozen_for=None, frozen_for_last=False, abort_wanted=None):
             return _next_change_at_primary(state, now)
         case Standby(granting=True, commit_in_flight=False, final_for=None, handover=None):
             return _next_change_at_standby(state)
@@ -726,6 +755,8 @@ def _next_change_at_primary(state: Primary, now: float) -> float:
     moments = [now + 3600.0]
     if state.notice_deadline is not None:
         moments.append(state.notice_sent_at + primary.NOTICE_REPEAT_SECONDS)
+    if state.goes_at is not None and state.bound is None and now < state.goes_at + primary.OVERDUE_SECONDS:
+        moments.append(max(now, state.goes_at - primary.LAST_SNAPSHOT_SECONDS))
     if state.standby is not None and state.link_up:
         moments.append(state.asked_at + lease.RENEW_EVERY_SECONDS)
     if state.bound is not None:

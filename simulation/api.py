@@ -17,6 +17,7 @@ from spot_optimizer.control import (
     preparation,
     replication,
     signals,
+    snapshots,
     sync_reports,
 )
 from spot_optimizer.control.plane import Plane
@@ -25,6 +26,7 @@ from spot_optimizer.domain.agents import Heartbeat, Instance, InstanceRole
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.orders import Orders
 from spot_optimizer.domain.signals import Signal, SignalType, from_eventbridge
+from spot_optimizer.domain.snapshots import snapshot_id_for
 from spot_optimizer.errors import (
     ConditionFailed,
     ControlPlaneUnavailable,
@@ -71,6 +73,7 @@ FAIL_OVER_TASKS: Mapping[str, Task] = {
     "LaunchReplacement": lambda plane, e: failover.launch_replacement(plane, *_attempt(e)),
     "AwaitReady": lambda plane, e: failover.await_ready(plane, *_attempt(e), task_token=e["task_token"]),
     "OpenHandover": lambda plane, e: failover.open_handover(plane, *_attempt(e)),
+    "RestoreSnapshot": lambda plane, e: failover.open_handover(plane, *_attempt(e)),
     "AwaitServing": lambda plane, e: failover.await_serving(plane, *_attempt(e), task_token=e["task_token"]),
     "AssessHandover": lambda plane, e: failover.assess_handover(plane, *_attempt(e)),
     "SwitchTraffic": lambda plane, e: failover.switch_traffic(plane, e["agent_id"]),
@@ -294,3 +297,42 @@ def operator_terminates_replica(plane: Plane, agent_id: str) -> None:
             )
         except ReplicaUnknown:
             return
+
+
+def complete_snapshot(
+    plane: Plane,
+    caller: Caller,
+    objects: snapshots.SnapshotObjects,
+    *,
+    generation: int,
+    previous_id: str | None,
+    taken_at: datetime,
+    frozen: bool,
+) -> None:
+    """All of a snapshot is uploaded."""
+    snapshots.complete(
+        plane,
+        plane.records,
+        objects,
+        caller.agent_id,
+        snapshot_id_for(epoch=caller.epoch, generation=generation),
+        instance_id=caller.instance_id,
+        taken=snapshots.Taken(
+            epoch=caller.epoch,
+            generation=generation,
+            previous_id=previous_id,
+            taken_at=taken_at,
+            frozen=frozen,
+            root_hash="",
+            state_bytes=1,
+        ),
+        upload_id="",
+        parts=[snapshots.UploadedPart(1, 1, "", "")],
+    )
+
+
+def latest_snapshot(
+    plane: Plane, caller: Caller, objects: snapshots.SnapshotObjects
+) -> tuple[snapshots.Restorable, ...]:
+    """What has to be restored."""
+    return snapshots.find(plane, plane.records, objects, caller.agent_id, at=None)

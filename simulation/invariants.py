@@ -44,6 +44,7 @@ NEVER_EMPTY = {
     Table.INSTANCES: ("role", "pool_id"),
     Table.INTERRUPTIONS: ("detected_at", "signal_type"),
     Table.SWITCHES: ("epoch", "to_instance_id"),
+    Table.SNAPSHOTS: ("base_id", "taken_at"),
 }
 
 
@@ -162,6 +163,7 @@ class Invariants:
             return
         mine = world.newest_held(machine)
         others = [world.newest_held(other.machine) for other in world.ec2.instances.values() if other is not instance]
+        others += [max(image.entries(), default=0) for image in world.bucket.images.values()]
         demand(
             mine == 0 or mine <= max(others, default=0),
             "the newest copy is never deleted",
@@ -191,6 +193,8 @@ class Invariants:
                     self._check_switch(written)
                 case Table.INTERRUPTIONS:
                     self._check_interruption(written)
+                case Table.SNAPSHOTS:
+                    self._check_snapshot(written)
         self._check_together(transaction)
 
     def _check_agent(self, transaction: Transaction, written: RowWritten) -> None:
@@ -227,6 +231,7 @@ class Invariants:
             self._check_traffic_recorded(after)
         changes = after != before and name != "traffic moved"
         demand(not (before.get("lost") and changes), "a lost agent stays as it is", "'%s' changes it", name)
+        self._check_pointer(name, before, after)
         self._check_handover(name, before, after, promoted=promoted)
         self._check_claim(name, before, after)
         held, holds = before.get("active_replica_id"), after.get("active_replica_id")
@@ -382,6 +387,7 @@ class Invariants:
         demand(before.get("active_replica_id") is None, "lost means no way is left", "a replica is active")
         primary = world.ec2.instances[before["primary_instance_id"]].machine
         demand(not primary.alive, "lost means no copy is left", "the primary %s lives", primary.instance_id)
+        demand(before.get("snapshot_id") is None, "lost means no copy is left", "%s is left", before.get("snapshot_id"))
 
     def _check_replica(self, transaction: Transaction, written: RowWritten) -> None:
         before, after = written.before, written.after
@@ -449,6 +455,44 @@ class Invariants:
                 changed <= {"served_at"} and "served_at" not in before, "one switch per epoch", "%s", sorted(changed)
             )
 
+    def _check_snapshot(self, written: RowWritten) -> None:
+        """A snapshot counts once, for the present primary, on top of the newest one, and is never taken back."""
+        after = written.after
+        demand(written.before is None, "a snapshot is complete once", "%s is written again", written.key)
+        rows = self._world.tables.rows
+        agent = rows[Table.AGENTS][after["agent_id"],]
+        demand(
+            (after["epoch"], after["instance_id"]) == (agent["epoch"], agent["primary_instance_id"]),
+            "only the present primary's snapshots count",
+            "%s of epoch %s, the agent is at %s",
+            after["instance_id"],
+            after["epoch"],
+            agent["epoch"],
+        )
+        demand(not agent.get("lost"), "a lost agent stays as it is", "a snapshot of it is completed")
+        previous_id = after.get("previous_id")
+        if previous_id is not None:
+            previous = rows[Table.SNAPSHOTS].get((after["agent_id"], previous_id))
+            demand(
+                previous is not None and previous["base_id"] == after["base_id"],
+                "never a delta without its base",
+                "%s changes %s",
+                written.key,
+                previous_id,
+            )
+
+    def _check_pointer(self, name: str, before: Row, after: Row) -> None:
+        old, new = before.get("snapshot_id"), after.get("snapshot_id")
+        if old != new:
+            demand(
+                name == "complete snapshot" and new is not None and (old is None or old < new),
+                "the newest snapshot is never deleted",
+                "'%s' moves it from %s to %s",
+                name,
+                old,
+                new,
+            )
+
     def _check_interruption(self, written: RowWritten) -> None:
         before, after = written.before, written.after
         if before is None:
@@ -477,7 +521,7 @@ class Invariants:
                 machine.instance_id,
                 len(missing),
             )
-        if switch["basis"] == Basis.PRIMARY_DEAD:
+        if switch["basis"] in (Basis.PRIMARY_DEAD, Basis.SNAPSHOT):
             demand(not former.alive, "proof of death is true", "%s lives", former.instance_id)
         demand(
             not former.workload.serves,

@@ -83,6 +83,7 @@ class Ledger:
         if switch is None or switch.to_instance_id != machine.instance_id:
             return
         if missing:
+            self._judge_by_snapshot(missing, agent.handover_snapshot_id, switch.basis)
             self._judge(missing, switch.basis, switch.rpo_breached, switch.from_instance_id, switch.rpo_seconds or 0.0)
             for write in missing:
                 del self.acknowledged[write.number]
@@ -109,6 +110,18 @@ class Ledger:
             del self.acknowledged[write.number]
         self.lost += missing
 
+    def _judge_by_snapshot(self, missing: list[Acknowledged], snapshot_id: str | None, basis: str) -> None:
+        """Behind a dead primary nothing is missing that the snapshot has which was the newest when death was proven."""
+        if snapshot_id is None or basis not in (Basis.PRIMARY_DEAD, Basis.SNAPSHOT):
+            return
+        stored = set(self._world.bucket.images[snapshot_id].entries())
+        kept = [write.number for write in missing if write.number in stored]
+        if kept:
+            raise Violation(
+                "no more is lost than since the last snapshot",
+                f"promotion on {basis} lost {len(kept)} writes that snapshot {snapshot_id} has",
+            )
+
     def _judge(
         self, missing: list[Acknowledged], basis: str, breach_recorded: bool, from_instance_id: str, rpo: float
     ) -> None:
@@ -119,6 +132,10 @@ class Ledger:
                 "no write is lost in a handover",
                 f"{len(missing)} acknowledged writes, the first at {first.at:.3f}, are not in the final generation",
             )
+        if basis == Basis.SNAPSHOT:
+            if not breach_recorded:
+                raise Violation("a loss is bounded or recorded", f"a snapshot lost {len(missing)} writes, recorded 0")
+            return
         # What came after the primary was last heard is bounded by the lease, which has its own invariant.
         served_at = self.last_served_at.get(from_instance_id, first.at)
         window = min(world.last_heard_at.get(from_instance_id, 0.0), served_at) - first.at

@@ -13,6 +13,7 @@ from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, OutcomeUnknown, Throttled
 from spot_optimizer.ports import Launched
@@ -139,6 +140,14 @@ class SimulatedRecords:
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
         switch: Switch | None = self._calls.read("switch", lambda: self._tables.switch(agent_id, switch_id))
         return switch
+
+    def snapshot(self, agent_id: str, snapshot_id: str) -> Snapshot | None:
+        found: Snapshot | None = self._calls.read("snapshot", lambda: self._tables.snapshot(agent_id, snapshot_id))
+        return found
+
+    def snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
+        found: tuple[Snapshot, ...] = self._calls.read("snapshots", lambda: self._tables.snapshots(agent_id))
+        return found
 
     def commit(self, transaction: Transaction) -> None:
         self._calls.write(f"commit {transaction.name}", lambda: self._tables.commit(transaction))

@@ -10,6 +10,7 @@ from typing import Any
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.catalogue import INTERRUPTING
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.writes import Change, Table, Transaction, holds
 from spot_optimizer.errors import AgentUnknown, ConditionFailed, InstanceUnknown, ReplicaUnknown
 
@@ -19,6 +20,7 @@ KEYS: Mapping[Table, tuple[str, ...]] = {
     Table.INSTANCES: ("instance_id",),
     Table.INTERRUPTIONS: ("agent_id", "event_id"),
     Table.SWITCHES: ("agent_id", "switch_id"),
+    Table.SNAPSHOTS: ("agent_id", "snapshot_id"),
 }
 VALUES: Mapping[Table, Callable[..., Any]] = {
     Table.AGENTS: Agent,
@@ -26,6 +28,7 @@ VALUES: Mapping[Table, Callable[..., Any]] = {
     Table.INSTANCES: Instance,
     Table.INTERRUPTIONS: Interruption,
     Table.SWITCHES: Switch,
+    Table.SNAPSHOTS: Snapshot,
 }
 Row = dict[str, Any]
 
@@ -113,6 +116,14 @@ class Tables:
             if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in INTERRUPTING:
                 found[row["pool_id"]] = (*found.get(row["pool_id"], ()), row["detected_at"])
         return found
+
+    def snapshot(self, agent_id: str, snapshot_id: str) -> Snapshot | None:
+        snapshot: Snapshot | None = self._read(Table.SNAPSHOTS, (agent_id, snapshot_id))
+        return snapshot
+
+    def snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
+        keys = sorted(key for key in self.rows[Table.SNAPSHOTS] if key[0] == agent_id)
+        return tuple(self._read(Table.SNAPSHOTS, key) for key in keys)
 
     def commit(self, transaction: Transaction) -> None:
         """Write all changes or none.

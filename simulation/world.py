@@ -20,6 +20,7 @@ from simulation.ledger import Ledger
 from simulation.machine import Machine
 from simulation.network import CONTROL_PLANE, Link, Network
 from simulation.plane import START, Calls, SimulatedPlane
+from simulation.snapshots import Bucket
 from simulation.tables import ConditionName, RowWritten, Tables
 from simulation.tasks import Invocation, current
 from simulation.workflows import RETRYABLE_CRASH, Answer, StepFunctions
@@ -85,6 +86,9 @@ class World:
         self.plane = SimulatedPlane(self.calls, self.tables, self.ec2, self.step_functions)
         self.invariants = Invariants(self)
         self.ledger = Ledger(self)
+        self.bucket = Bucket()
+        # In every other run: the rest is the protocol where snapshots are switched off, and nothing but copies help.
+        self.takes_snapshots = plan.seed % 2 == 1
         self.processes: dict[str, AgentProcess] = {}
         self.lease_asks: dict[int, tuple[Link, AskLease]] = {}
         self.reached: Counter[str] = Counter()
@@ -349,6 +353,8 @@ class World:
                 if instance.state != "shutting-down" and self.newest_held(instance.machine) > 0
             ]
             self.reach("end: lost")
+            if agent.snapshot_id is not None:
+                raise Violation("lost means no copy is left", f"snapshot {agent.snapshot_id} can be restored")
             if holders:
                 raise Violation("lost means no copy is left", f"{', '.join(holders)} holds one")
             return

@@ -27,19 +27,24 @@ from spot_agent.parting import Parting
 from spot_agent.price_history import ENDPOINT_VARIABLES, PriceHistory
 from spot_agent.pricing import InstancePrices, PriceReports
 from spot_agent.receiving import LiveImage, Receiver, as_event
+from spot_agent.restoring import Restoring
 from spot_agent.runtime import Parts, Runtime
 from spot_agent.serving import Serving
 from spot_agent.settings import SettingRefused, Settings, read_settings
 from spot_agent.shipping import Shipper
+from spot_agent.snapshots import Snapshots
 from spot_agent.supervisor import CANNOT_BE_CONFIGURED
 from spot_agent.switches import CARRIED_AS
 from spot_agent.sync.errors import PathNotWatchable
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
+from spot_agent.sync.spool import Spool
+from spot_agent.sync.throttle import Throttle
 from spot_agent.sync.watch import Watch
 from spot_agent.workload import SUPERVISOR_DESCRIPTOR, LookAtWorkload, WorkloadLink, WorkloadStatus
 from spot_optimizer.domain.protocol import Event
+from spot_optimizer.domain.snapshots import Cadence
 
 log = logging.getLogger("spot_agent")
 
@@ -161,6 +166,8 @@ class Agent:
         def remember_frozen(frozen: bool) -> None:
             journal.remember(frozen=frozen)
 
+        reading = threading.Lock()
+        throttle = Throttle(settings.sync_bandwidth)
         serving = self._serving = Serving(
             settings.hooks,
             environment=environment,
@@ -190,6 +197,15 @@ class Agent:
             unsent=UnsentReports(folder / "unsent-prices.jsonl"),
             every_seconds=settings.pricing_report_interval_seconds,
         )
+        next_number = _numbers(journal, at_least=0 if held is None else held.number)
+
+        def extra() -> Mapping[str, Any]:
+            return {
+                **_configuration(settings),
+                "prices": pricing.last_hour,
+                CARRIED_AS: list(journal.memory.switches),
+            }
+
         shipper = Shipper(
             source,
             identity=own,
@@ -197,14 +213,29 @@ class Agent:
             emit=self._events.put,
             quiesce=serving.quiesce,
             must_settle=settings.hooks.quiesce is not None,
-            next_number=_numbers(journal, at_least=0 if held is None else held.number),
-            extra=lambda: {
-                **_configuration(settings),
-                "prices": pricing.last_hour,
-                CARRIED_AS: list(journal.memory.switches),
-            },
+            reading=reading,
+            next_number=next_number,
+            extra=extra,
             every_seconds=settings.sync_interval_seconds,
-            bytes_per_second=settings.sync_bandwidth,
+            throttle=throttle,
+        )
+        snapshots = Snapshots(
+            Spool(folder / "snapshots", roots=len(watched.roots)),
+            source,
+            control_plane,
+            cadence=Cadence(
+                every_seconds=settings.snapshot_interval_seconds,
+                noticed_every_seconds=settings.snapshot_noticed_interval_seconds,
+            ),
+            quiesce=serving.quiesce,
+            must_settle=settings.hooks.quiesce is not None,
+            reading=reading,
+            next_number=next_number,
+            extra=extra,
+            throttle=throttle,
+        )
+        restoring = Restoring(
+            folder / "restoring", control_plane, receiver, emit=self._events.put, pause=self._stopping.wait
         )
         unsent = UnsentReports(folder / "unsent.jsonl")
         notices = NoticeWatch(imds, emit=self._events.put, every_seconds=settings.interruption_check_interval_seconds)
@@ -219,6 +250,8 @@ class Agent:
                 serving=serving,
                 shipper=shipper,
                 receiver=receiver,
+                snapshots=snapshots,
+                restoring=restoring,
                 notices=notices,
                 pricing=pricing,
                 parting=Parting(control_plane, unsent, log_file, pause=self._stopping.wait),

@@ -7,8 +7,9 @@ that may have taken effect is `OutcomeUnknown`, and the caller reads back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT: Final = httpx.Timeout(3.0, connect=2.0, pool=1.0)
 _UPLOAD_TIMEOUT: Final = httpx.Timeout(15.0, connect=3.0)
+_PART_TIMEOUT: Final = httpx.Timeout(30.0, connect=3.0)
+_COMPLETE_TIMEOUT: Final = httpx.Timeout(30.0, connect=2.0, pool=1.0)
 
 # A connection that the server closes while it is idle costs the next call; ours is closed first.
 _LIMITS: Final = httpx.Limits(max_connections=16, max_keepalive_connections=8, keepalive_expiry=4.0)
@@ -154,15 +157,69 @@ class ControlPlane:
             log.warning("upload refused", extra={"status": answer.status_code})
         return answer.is_success
 
+    def begin_snapshot(self, body: Mapping[str, Any]) -> Answer:
+        """Have the upload of some parts of a snapshot signed."""
+        return self._post(self._path("snapshots"), body)
+
+    def complete_snapshot(self, snapshot_id: str, body: Mapping[str, Any]) -> Answer:
+        """Say that all parts are there; saying it again gets the same answer."""
+        return self._post(self._path(f"snapshots/{snapshot_id}/complete"), body, timeout=_COMPLETE_TIMEOUT)
+
+    def latest_snapshot(self, *, at: str | None) -> Answer:
+        """What has to be restored, for the newest state or that of an earlier moment (ISO 8601)."""
+        return self._send("GET", self._path("snapshots/latest"), params={} if at is None else {"at": at})
+
+    def upload_part(self, url: str, headers: Mapping[str, str], content: Iterator[bytes]) -> str | None:
+        """Put a part at a presigned address; its ETag, or None if it did not get through."""
+        try:
+            answer = self._http.put(url, content=content, headers=dict(headers), timeout=_PART_TIMEOUT)
+        except (httpx.HTTPError, OSError) as error:
+            log.warning("a part was not uploaded", extra={"error": repr(error)})
+            return None
+        if not answer.is_success or "etag" not in answer.headers:
+            log.warning("a part was refused", extra={"status": answer.status_code, "answer": answer.text[:300]})
+            return None
+        return answer.headers["etag"]
+
+    def download(self, url: str, file: Path, *, size_bytes: int) -> bool:
+        """Get what lies at a presigned address into a file, going on where that ends; whether all of it is there."""
+        there = file.stat().st_size if file.exists() else 0
+        if there >= size_bytes:
+            return there == size_bytes
+        wanted = {"Range": f"bytes={there}-"} if there else {}
+        try:
+            with self._http.stream("GET", url, headers=wanted, timeout=_PART_TIMEOUT) as answer:
+                if not answer.is_success:
+                    log.warning("a snapshot can not be read", extra={"status": answer.status_code})
+                    return False
+                goes_on = answer.status_code == httpx.codes.PARTIAL_CONTENT
+                with file.open("ab" if goes_on else "wb") as out:
+                    for piece in answer.iter_bytes(1 << 20):
+                        out.write(piece)
+        except httpx.HTTPError as error:
+            log.warning("a snapshot was not read", extra={"error": repr(error)})
+            return False
+        return file.stat().st_size == size_bytes
+
     def _path(self, below: str) -> str:
         return f"agents/{self._agent_id}/{below}"
 
-    def _post(self, path: str, body: Mapping[str, Any], *, token: str | None = None, key: str | None = None) -> Answer:
-        headers = {"Authorization": f"Bearer {token or self._token}"}
-        if key is not None:
-            headers["Idempotency-Key"] = key
+    def _post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        token: str | None = None,
+        key: str | None = None,
+        timeout: httpx.Timeout = _TIMEOUT,
+    ) -> Answer:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return self._send("POST", path, token=token, json=dict(body), headers=headers, timeout=timeout)
+
+    def _send(self, method: str, path: str, *, token: str | None = None, **request: Any) -> Answer:
+        headers = {"Authorization": f"Bearer {token or self._token}", **request.pop("headers", {})}
         try:
-            response = self._http.post(path, json=dict(body), headers=headers)
+            response = self._http.request(method, path, headers=headers, **request)
         except httpx.ConnectError as error:
             return OutcomeUnknown(f"{path}: no connection ({error})")
         except httpx.HTTPError as error:

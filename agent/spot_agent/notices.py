@@ -51,9 +51,10 @@ class NoticeWatch:
 
     def look(self) -> None:
         """Look once; what cannot be read is logged, and read again the next time."""
-        notice = self._read(lambda: self._imds.interruption_notice(now=datetime.now(UTC)))
+        now = datetime.now(UTC)
+        notice = self._read(lambda: self._imds.interruption_notice(now=now))
         if notice is not None:
-            self._emit(NoticeRead(notice.at.isoformat()))
+            self._emit(NoticeRead(notice.at.isoformat(), (notice.at - now).total_seconds()))
         if self._read(self._imds.rebalance_recommendation) is not None:
             self._emit(RebalanceRead())
 

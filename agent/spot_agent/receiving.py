@@ -85,16 +85,13 @@ class Receiver:
         """Accept this primary, and no other."""
         with self._lock:
             self._peer = peer
-            if self._store is None:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._store = GenerationStore.open(self._folder, self._watched)
             if self._listener is None:
                 self._listener = StandbyListener(
                     address=self._address,
                     port=self._port,
                     identity=self._identity,
                     peer_certificate=self._peer_certificate,
-                    store=self._store,
+                    store=self._open_store(),
                     on_lease_ask=self._ask,
                     on_committed=self._note_committed,
                     on_link=self._note_link,
@@ -135,6 +132,12 @@ class Receiver:
         if self._store is not None:
             self._store.settle(timeout_seconds=_SETTLE_SECONDS)
 
+    def store_for_restoring(self) -> GenerationStore:
+        """The store, for a snapshot that goes where generations went; nothing is received from here on."""
+        self.stop()
+        with self._lock:
+            return self._open_store()
+
     def release(self) -> Manifest | None:
         """The image has become the live state: forget that it was received; what it contains, if there was one."""
         with self._lock:
@@ -142,6 +145,12 @@ class Receiver:
         if store is None or store.current() is None:
             return None
         return store.release()
+
+    def _open_store(self) -> GenerationStore:
+        if self._store is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._store = GenerationStore.open(self._folder, self._watched)
+        return self._store
 
     def _peer_certificate(self) -> str | None:
         peer = self._peer

@@ -26,8 +26,10 @@ from spot_agent.notices import NoticeWatch
 from spot_agent.parting import Parting
 from spot_agent.pricing import PriceReports
 from spot_agent.receiving import Receiver
+from spot_agent.restoring import Restoring
 from spot_agent.serving import Serving
 from spot_agent.shipping import Destination, Shipper
+from spot_agent.snapshots import Situation, Snapshots
 from spot_agent.sync.link import Peer as LinkPeer
 from spot_optimizer.domain import primary, retired, standby
 from spot_optimizer.domain.orders import Role
@@ -60,16 +62,19 @@ from spot_optimizer.domain.protocol import (
     ReportRebalance,
     ReportSilent,
     ReportUnready,
+    RestoreSnapshot,
     SetFence,
     ShipFinal,
     Start,
     Stop,
+    TakeLastSnapshot,
     Thaw,
     Tick,
     UnreadyAnswered,
 )
 from spot_optimizer.domain.retired import Retired
 from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.snapshots import protection
 from spot_optimizer.domain.standby import Standby
 
 log = logging.getLogger(__name__)
@@ -100,6 +105,8 @@ class Parts:
     serving: Serving
     shipper: Shipper
     receiver: Receiver
+    snapshots: Snapshots
+    restoring: Restoring
     notices: NoticeWatch
     pricing: PriceReports
     parting: Parting
@@ -142,6 +149,7 @@ class Runtime:
         self._requests = ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="request")
         self._leases = ThreadPoolExecutor(_LEASES_AT_ONCE, thread_name_prefix="lease")
         self._listening = ThreadPoolExecutor(1, thread_name_prefix="listening")
+        self._restores = ThreadPoolExecutor(1, thread_name_prefix="restoring")
         self._background = ThreadPoolExecutor(1, thread_name_prefix="background")
         self._sync_reported_at = float("-inf")
         self._sync_reporting = False
@@ -158,6 +166,7 @@ class Runtime:
                 finds everything that matters in the journal, and the workload goes on as long as the fence lets it.
         """
         self._parts.shipper.begin()
+        self._parts.snapshots.begin()
         self._parts.notices.begin()
         self._parts.pricing.begin()
         self._heartbeats.begin()
@@ -194,6 +203,7 @@ class Runtime:
             log.info("role changed", extra={"role": role_of(self._state), "epoch": self._state.epoch})
         for action in actions:
             self._perform(action, before)
+        self._parts.snapshots.situate(situation_of(self._state))
         if isinstance(event, LeaseAsked) and not any(isinstance(action, AnswerLease) for action in actions):
             self._parts.receiver.refuse(event)
         if isinstance(event, Covered) and isinstance(before, Primary) and before.generation == 0:
@@ -218,6 +228,10 @@ class Runtime:
                 self._perform_on_workload(action, epoch)
             case Connect() | Listen() | Disconnect() | ShipFinal():
                 self._perform_on_link(action, epoch)
+            case RestoreSnapshot(handover_id):
+                self._restores.submit(self._guarded, lambda: self._parts.restoring.restore(handover_id))
+            case TakeLastSnapshot():
+                log.warning("nobody can take over in time: the workload is frozen for a last snapshot")
             case FlushTail():
                 self._background.submit(self._guarded, self._flush_tail)
             case _:
@@ -343,7 +357,28 @@ class Runtime:
             serving=isinstance(state, Primary) and state.workload is Workload.RUNNING,
             healthy=self._parts.serving.healthy,
             beat_at=datetime.now(UTC),
+            protected=self._protected(state),
         )
+
+    def _protected(self, state: State) -> Mapping[str, Any]:
+        """How well the state is protected, and from what that follows; nothing where this is no primary."""
+        if not isinstance(state, Primary):
+            return {}
+        measured = self._parts.snapshots.measured
+        # What was carried to a standby says most about a standby; the way to S3 stands in.
+        carried = self._parts.shipper.carried
+        sizes = [each.state_bytes for each in (measured, carried) if each is not None]
+        rates = [each.bytes_per_second for each in (carried, measured) if each is not None]
+        state_bytes, rate = next(iter(sizes), None), next((rate for rate in rates if rate is not None), None)
+        said = protection(standby_ready=state.bound is not None, state_bytes=state_bytes, bytes_per_second=rate)
+        found = {
+            "protection": said,
+            "state_bytes": state_bytes,
+            "state_bytes_per_second": rate,
+            "changed_bytes_per_second": None if measured is None else measured.changed_bytes_per_second,
+            "snapshot_usd_per_day": None if measured is None else float(measured.usd_per_day),
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def _take_heartbeat_answer(self, number: int, sent_at: float, answer: Answer) -> None:
         match answer:
@@ -386,6 +421,7 @@ class Runtime:
             percent=100.0 if shipped is not None else under_way.percent if under_way is not None else 0.0,
             lag_seconds=None if shipped is None else round(max(now - shipped.until, 0.0), 3),
             covered_until=None if shipped is None else shipped.until_wall,
+            under_way=under_way,
         )
 
         def report() -> None:
@@ -426,6 +462,7 @@ class Runtime:
             log.error("the workload does not end; leaving it to the supervisor")
         parts.notices.close()
         parts.pricing.stop()
+        parts.snapshots.close()
         parts.shipper.close()
         if not parts.serving.running and parts.shipper.ship_last(_LAST_GENERATION_SECONDS):
             log.info("last generation shipped")
@@ -447,6 +484,21 @@ def decide(state: State, event: Event, now: float) -> tuple[State, tuple[Action,
             return standby.decide(state, event, now)
         case Retired():
             return retired.decide(state, event, now)
+
+
+def situation_of(state: State) -> Situation | None:
+    """What the protocol's state means for snapshots; None where none are taken.
+
+    A workload that was never started under this epoch has written nothing yet: what lies there is an image received.
+    """
+    if not isinstance(state, Primary) or not state.confirmed or state.restore:
+        return None
+    return Situation(
+        epoch=state.epoch,
+        standby_ready=state.bound is not None,
+        noticed=state.notice_deadline is not None,
+        last=state.last_taken,
+    )
 
 
 def role_of(state: State) -> Role:

@@ -76,6 +76,8 @@ class Settings:
         sync_watch: Whether inotify is believed when it says that nothing changed. Off: a file that is written through a
             memory map, as some databases do, changes without it noticing.
         sync_port: Where a standby listens; 0 takes a free one.
+        snapshot_interval_seconds: How often a snapshot is taken while no standby is ready; 0 for none before a notice.
+        snapshot_noticed_interval_seconds: The same once this instance was given notice.
         watched_paths: What the workload keeps; the same list, in the same order, on each of its instances.
     """
 
@@ -99,6 +101,8 @@ class Settings:
     sync_bandwidth: float | None = None
     sync_watch: bool = False
     sync_port: int = 7443
+    snapshot_interval_seconds: float = 300.0
+    snapshot_noticed_interval_seconds: float = 5.0
     launch_template_id: str | None = None
     instance_types: tuple[str, ...] = ()
     subnet_ids: tuple[str, ...] = ()
@@ -319,6 +323,8 @@ _READERS: Final[Mapping[str, tuple[Callable[[str, Path], Any], str]]] = {
     "SYNC_BANDWIDTH": (_number(10_000, 1e12), "bytes per second, at least 10000"),
     "SYNC_WATCH": _BOOLEAN,
     "SYNC_PORT": (_port, "a port, 0 to 65535"),
+    "SNAPSHOT_INTERVAL": (_number(0, 86_400), "seconds, 0 to 86400; 0 for none before a notice"),
+    "SNAPSHOT_NOTICED_INTERVAL": (_number(0.5, 60), "seconds, 0.5 to 60"),
     "WATCHED_PATHS": (_paths, "different paths, separated by ':'"),
     "STATE_DIR": (_path, "a path"),
     "LAUNCH_TEMPLATE_ID": (_matching(r"lt-[0-9a-f]+"), "a launch template's id, lt-…"),
@@ -336,6 +342,8 @@ _SECONDS: Final = {
     "PRICING_REPORT_INTERVAL",
     "SYNC_UPDATE_INTERVAL",
     "SYNC_INTERVAL",
+    "SNAPSHOT_INTERVAL",
+    "SNAPSHOT_NOTICED_INTERVAL",
     "HOOK_TIMEOUT",
 }
 _FIELDS: Final = {

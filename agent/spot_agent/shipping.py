@@ -64,6 +64,14 @@ class Shipped:
     final: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """How fast a whole state was last carried to a standby."""
+
+    state_bytes: int
+    bytes_per_second: float
+
+
 class Shipper:
     """Ships to one standby at a time, by one thread. Calls return at once; what comes of them is emitted as events."""
 
@@ -76,10 +84,11 @@ class Shipper:
         emit: Callable[[Event], None],
         quiesce: Callable[[], bool],
         must_settle: bool,
+        reading: threading.Lock,
         next_number: Callable[[], int],
         extra: Callable[[], Mapping[str, Any]],
         every_seconds: float,
-        bytes_per_second: float | None = None,
+        throttle: Throttle,
     ) -> None:
         """Keep what is given; `begin` makes it work.
 
@@ -90,18 +99,20 @@ class Shipper:
             emit: Takes the events; called on several threads.
             quiesce: Makes the watched paths sound to read; False if that failed.
             must_settle: Whether files that change while a generation is read make it void; so where there is a quiesce.
+            reading: Held from a quiesce until all is read, by whoever reads: the next quiesce writes.
             next_number: Numbers generations, durably.
             extra: What travels along with each generation.
             every_seconds: How often a generation is taken.
-            bytes_per_second: What may be sent while nobody is in a hurry; None for no limit.
+            throttle: Limits the rate while nobody is in a hurry.
         """
-        self._throttle = Throttle(bytes_per_second)
+        self._throttle = throttle
         self._source = source
         self._identity = identity
         self._agent_id = agent_id
         self._emit = emit
         self._quiesce = quiesce
         self._must_settle = must_settle
+        self._reading = reading
         self._next_number = next_number
         self._extra = extra
         self._every_seconds = every_seconds
@@ -114,6 +125,7 @@ class Shipper:
         self._due_at = 0.0
         self._retry_seconds = _FIRST_RETRY_SECONDS
         self._shipped: Shipped | None = None
+        self._carried: Carried | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
 
@@ -208,6 +220,11 @@ class Shipper:
     def shipped(self) -> Shipped | None:
         """What the standby is known to hold; None before its first generation."""
         return self._shipped
+
+    @property
+    def carried(self) -> Carried | None:
+        """How fast a whole state was last carried; None before that happened."""
+        return self._carried
 
     @property
     def progress(self) -> Progress | None:
@@ -349,32 +366,37 @@ class Shipper:
                 return True
             may_confirm = False  # it holds something else than it acknowledged, or nothing: shipping finds out
         refused = None
-        if not self._quiesce():
-            refused = "the workload could not be quiesced"
-        else:
-            number = self._next_number()
-            if final is not None:
-                extra["readiness"] = final.readiness
-            generation = self._source.take(
-                number,
-                epoch=destination.epoch,
-                held=link.held,
-                final_for=handover_id,
-                extra=extra,
-                must_settle=self._must_settle or final is not None,
-                # What the workload wrote while it was being quiesced may be missing from the image.
-                as_of=until_wall.timestamp(),
-            )
-            bound = timeout_seconds or (_FINAL_SECONDS if final is not None else _SHIP_SECONDS)
-            try:
-                unchanged = may_confirm and not generation.has_changes(bound)
-                if unchanged and self._confirm(link, destination, until, until_wall):
+        with self._reading:
+            if not self._quiesce():
+                refused = "the workload could not be quiesced"
+            else:
+                number = self._next_number()
+                if final is not None:
+                    extra["readiness"] = final.readiness
+                generation = self._source.take(
+                    number,
+                    epoch=destination.epoch,
+                    held=link.held,
+                    final_for=handover_id,
+                    extra=extra,
+                    must_settle=self._must_settle or final is not None,
+                    # What the workload wrote while it was being quiesced may be missing from the image.
+                    as_of=until_wall.timestamp(),
+                )
+                bound = timeout_seconds or (_FINAL_SECONDS if final is not None else _SHIP_SECONDS)
+                try:
+                    unchanged = may_confirm and not generation.has_changes(bound)
+                    if unchanged and self._confirm(link, destination, until, until_wall):
+                        generation.cancel()
+                        return True
+                    whole = link.held is None
+                    acknowledged = link.ship(generation, timeout_seconds=bound)
+                    if whole and link.held is not None:
+                        total = link.held.total_bytes
+                        self._carried = Carried(total, total / max(boot_clock() - until, 1e-3))
+                except (TimeoutError, LinkDown, GenerationRefused, GenerationUnsound) as error:
                     generation.cancel()
-                    return True
-                acknowledged = link.ship(generation, timeout_seconds=bound)
-            except (TimeoutError, LinkDown, GenerationRefused, GenerationUnsound) as error:
-                generation.cancel()
-                refused = str(error)
+                    refused = str(error)
         if refused is not None:
             log.warning("a generation was not shipped", extra={"handover_id": handover_id, "error": refused})
             self._emit(ShippingFailed(destination.replica_id, handover_id))

@@ -10,6 +10,7 @@ from typing import Any, Final
 from spot_agent import __version__
 from spot_agent.imds import Addresses, InstanceIdentity
 from spot_agent.settings import Settings
+from spot_agent.sync.source import Progress
 from spot_optimizer.domain.agents import HandoverState
 from spot_optimizer.domain.orders import HandoverView, Orders, Peer, Role
 from spot_optimizer.domain.protocol import Commit, ReportReady
@@ -72,9 +73,16 @@ def registration(
 
 
 def heartbeat(
-    *, instance_id: str, epoch: int, role: Role, serving: bool, healthy: bool, beat_at: datetime
+    *,
+    instance_id: str,
+    epoch: int,
+    role: Role,
+    serving: bool,
+    healthy: bool,
+    beat_at: datetime,
+    protected: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What an instance says of itself again and again."""
+    """What an instance says of itself again and again, and of a primary how well its state is protected."""
     return {
         "instance_id": instance_id,
         "epoch": epoch,
@@ -83,6 +91,7 @@ def heartbeat(
         "healthy": healthy,
         "sent_at": beat_at.astimezone(UTC).isoformat(),
         "agent_version": __version__,
+        **protected,
     }
 
 
@@ -100,9 +109,24 @@ def ready(report: ReportReady, *, epoch: int) -> dict[str, Any]:
 
 
 def progress(
-    *, epoch: int, generation: int, percent: float, lag_seconds: float | None, covered_until: str | None
+    *,
+    epoch: int,
+    generation: int,
+    percent: float,
+    lag_seconds: float | None,
+    covered_until: str | None,
+    under_way: Progress | None,
 ) -> dict[str, Any]:
-    """How far a replica is."""
+    """How far a replica is, and how fast the generation goes that is under way, or was last."""
+    bytes_of = (
+        {
+            "done_bytes": under_way.done_bytes,
+            "total_bytes": under_way.total_bytes,
+            "bytes_per_second": round(under_way.bytes_per_second, 1),
+        }
+        if under_way is not None
+        else {}
+    )
     return {
         "epoch": epoch,
         "status": ReplicaState.SYNCING,
@@ -110,6 +134,7 @@ def progress(
         "sync_percent": round(percent, 1),
         "lag_seconds": lag_seconds,
         "covered_until": covered_until,
+        **bytes_of,
     }
 
 
@@ -200,4 +225,6 @@ def _parse_handover(said: Mapping[str, Any]) -> HandoverView:
         replica_id=str(said["replica_id"]),
         readiness=int(said["readiness"]),
         primary_dead=bool(said["primary_dead"]),
+        snapshot_taken_at=None if said.get("snapshot_taken_at") is None else str(said["snapshot_taken_at"]),
+        snapshot_epoch=None if said.get("snapshot_epoch") is None else int(said["snapshot_epoch"]),
     )

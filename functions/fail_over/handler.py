@@ -34,6 +34,7 @@ TASKS: Mapping[str, Callable[[Payload], Any]] = {
     "LaunchReplacement": lambda e: failover.launch_replacement(wiring.plane(), *_attempt(e)),
     "AwaitReady": lambda e: failover.await_ready(wiring.plane(), *_attempt(e), task_token=e["task_token"]),
     "OpenHandover": lambda e: failover.open_handover(wiring.plane(), *_attempt(e)),
+    "RestoreSnapshot": lambda e: failover.open_handover(wiring.plane(), *_attempt(e)),
     "AwaitServing": lambda e: failover.await_serving(wiring.plane(), *_attempt(e), task_token=e["task_token"]),
     "AssessHandover": lambda e: failover.assess_handover(wiring.plane(), *_attempt(e)),
     "SwitchTraffic": lambda e: failover.switch_traffic(wiring.plane(), e["agent_id"]),

@@ -161,6 +161,7 @@ class WorkflowStack(Stack):
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
         data.interruptions.allow(function.grantee, *CONDITIONAL_WRITES)
         data.switches.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.state_snapshots.allow(function.grantee, "GetItem")
         for machine in ("fail_over", "prepare_replica"):
             function.allow("states:StartExecution", on=state_machine_arn(self, settings, machine))
             allow_following_executions(function, settings, machine)

@@ -114,9 +114,14 @@ class Market:
         """Let a stalled instance go on as if nothing had been."""
         self._pull("resume", instance_id=instance_id)
 
-    def set_api_reachable(self, reachable: bool) -> None:
-        """Let every API Gateway API answer 503, or serve again; the rest of AWS stays up."""
-        self._pull("set-api-reachable", reachable=reachable)
+    def set_api_reachable(self, reachable: bool, *, bearer: str | None = None) -> None:
+        """Let every API Gateway API answer 503, or serve again; the rest of AWS stays up.
+
+        Args:
+            reachable: Whether calls get through.
+            bearer: Whose token: only that caller is cut off. None for everybody.
+        """
+        self._pull("set-api-reachable", reachable=reachable, bearer=bearer)
 
     def instances(self) -> list[InstanceView]:
         """Every instance the market knows, terminated ones too, oldest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ASSEMBLY = REPOSITORY / "build" / "cdk.out"
 ALLOWED_TAG = "spot-optimizer:client"
 _TIMEOUT_SECONDS = 60.0
+_READS = 20
+_READ_PAUSE_SECONDS = 0.5
 
 
 class ApiRefused(Exception):
@@ -74,7 +77,12 @@ class Tenancy:
         Raises:
             ApiRefused: It answered with a problem.
         """
-        return self._answer(self._operator.get(path, params=query))
+        for _ in range(_READS):
+            answer = self._operator.get(path, params=query)
+            if not answer.is_server_error:
+                break
+            time.sleep(_READ_PAUSE_SECONDS)  # the API is throttled, as an account's functions are
+        return self._answer(answer)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """Write to the API as the operator; raises as `get`."""

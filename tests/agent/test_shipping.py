@@ -1,6 +1,7 @@
 """What a primary ships when, and what both sides then claim to be covered."""
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -16,6 +17,7 @@ from spot_agent.sync.identity import Identity
 from spot_agent.sync.link import Peer as LinkPeer
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
+from spot_agent.sync.throttle import Throttle
 from spot_agent.sync.watch import Watch
 from spot_optimizer.domain.orders import Peer
 from spot_optimizer.domain.protocol import Covered, Event, GenerationCommitted, ShipFinal
@@ -38,7 +40,9 @@ class CountingSource(GenerationSource):
 class ShippingRig:
     """A shipper and a receiver, linked over loopback."""
 
-    def __init__(self, folder: Path, *, quiesce: Callable[[], None] | None, **more: Any) -> None:
+    def __init__(
+        self, folder: Path, *, quiesce: Callable[[], None] | None, bytes_per_second: float | None = None
+    ) -> None:
         self.here, self.there = folder / "here", folder / "there"
         self.here.mkdir()
         (self.here / "file").write_bytes(b"content")
@@ -86,10 +90,11 @@ class ShippingRig:
             emit=self.events.append,
             quiesce=run_quiesce,
             must_settle=quiesce is not None,
+            reading=threading.Lock(),
             next_number=lambda: next(self.numbers),
             extra=lambda: self.extra,
             every_seconds=EVERY_SECONDS,
-            **more,
+            throttle=Throttle(bytes_per_second),
         )
         self.shipper.begin()
         self.shipper.connect(Destination(LinkPeer("127.66.9.1", port, other.certificate), "replica", 1))

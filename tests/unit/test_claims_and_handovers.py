@@ -84,18 +84,18 @@ def tables(agent: Agent, replica: Replica) -> FakeRecords:
 
 
 def test_a_signal_about_a_quiet_agent_claims_the_first_attempt() -> None:
-    decision = claims.decide_claim(an_agent(), a_signal(), execution=Execution.UNKNOWN)
+    decision = claims.decide_claim(an_agent(), a_signal(), execution=Execution.UNKNOWN, now=NOON)
     assert isinstance(decision, Retake) and decision.attempt == 1
 
 
 def test_a_signal_joins_the_failover_that_runs() -> None:
-    decision = claims.decide_claim(an_agent_in_handover(), a_signal(), execution=Execution.RUNNING)
+    decision = claims.decide_claim(an_agent_in_handover(), a_signal(), execution=Execution.RUNNING, now=NOON)
     assert decision == Join(1)
 
 
 def test_a_more_urgent_signal_raises_the_urgency_of_the_failover_that_runs() -> None:
     planned = an_agent_in_handover(claim_urgency=int(Urgency.PLANNED))
-    decision = claims.decide_claim(planned, a_signal(), execution=Execution.RUNNING)
+    decision = claims.decide_claim(planned, a_signal(), execution=Execution.RUNNING, now=NOON)
     assert isinstance(decision, Join) and decision.raised is not None
     records = tables(planned, a_ready_replica())
     records.commit(decision.raised)
@@ -103,26 +103,26 @@ def test_a_more_urgent_signal_raises_the_urgency_of_the_failover_that_runs() -> 
 
 
 def test_a_claim_whose_execution_ended_is_retaken_as_the_next_attempt() -> None:
-    decision = claims.decide_claim(an_agent_in_handover(), a_signal(), execution=Execution.ENDED)
+    decision = claims.decide_claim(an_agent_in_handover(), a_signal(), execution=Execution.ENDED, now=NOON)
     assert isinstance(decision, Retake) and decision.attempt == 2
 
 
 def test_a_claim_of_the_epoch_before_does_not_hold_up_the_new_primary() -> None:
     agent = an_agent_in_handover(epoch=2, handover_state=HandoverState.COMMITTED)
-    decision = claims.decide_claim(agent, a_signal(), execution=Execution.RUNNING)
+    decision = claims.decide_claim(agent, a_signal(), execution=Execution.RUNNING, now=NOON)
     assert isinstance(decision, Retake) and decision.attempt == 1
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "shutting-down", "stopping"])
 def test_no_state_but_stopped_or_terminated_proves_a_death(state: str) -> None:
     signal = a_signal(SignalType.STATE_CHANGE, state=state)
-    assert isinstance(claims.decide_claim(an_agent(), signal, execution=Execution.UNKNOWN), Ignore)
+    assert isinstance(claims.decide_claim(an_agent(), signal, execution=Execution.UNKNOWN, now=NOON), Ignore)
 
 
 def test_two_starters_that_read_the_same_row_make_one_claim() -> None:
     agent = an_agent()
-    first = claims.decide_claim(agent, a_signal(), execution=Execution.UNKNOWN)
-    second = claims.decide_claim(agent, a_signal(), execution=Execution.UNKNOWN)
+    first = claims.decide_claim(agent, a_signal(), execution=Execution.UNKNOWN, now=NOON)
+    second = claims.decide_claim(agent, a_signal(), execution=Execution.UNKNOWN, now=NOON)
     assert isinstance(first, Retake) and isinstance(second, Retake)
     records = FakeRecords().put(agent)
     records.commit(first.claim)

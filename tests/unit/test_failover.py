@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from spot_optimizer.control import failover, preparation, replication, signals
+from spot_optimizer.domain import snapshots
 from spot_optimizer.domain.agents import HandoverState, TrafficAdapter
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.pools import Lifecycle
@@ -21,8 +22,10 @@ from spot_optimizer.errors import (
     NoPoolQualifies,
     OutcomeUnknown,
     PoolUnavailable,
+    PromotionUnproven,
     ReplicaFailed,
     ReplicaNotReady,
+    SnapshotFound,
     StaleEpoch,
 )
 from tests.builders import (
@@ -34,6 +37,7 @@ from tests.builders import (
     a_heartbeat,
     a_ready_replica,
     a_replica,
+    a_snapshot,
     a_standby,
     an_agent,
     an_instance,
@@ -456,3 +460,141 @@ def test_a_replica_that_lost_readiness_is_not_handed_to() -> None:
     with pytest.raises(ReplicaNotReady):
         failover.open_handover(plane, AGENT, 1, 1)
     assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "await_ready"
+
+
+# --- snapshots
+
+
+def with_a_snapshot(**changes: object) -> FakePlane:
+    """The primary is dead, and there is a snapshot."""
+    plane = FakePlane()
+    snapshot = a_snapshot(**changes)
+    plane.records.put(
+        an_agent(
+            snapshot_id=snapshot.snapshot_id,
+            snapshot_taken_at=snapshot.taken_at,
+            snapshot_expires_at=snapshot.expires_at,
+        ),
+        snapshot,
+    )
+    plane.now = NOON + timedelta(seconds=30)
+    plane.compute.instances[PRIMARY] = "terminated"
+    died = Signal(
+        instance_id=PRIMARY, type=SignalType.STATE_CHANGE, at=NOON + timedelta(seconds=20), state="terminated"
+    )
+    signals.note_signal(plane, died)
+    return plane
+
+
+def restoring(**changes: object) -> FakePlane:
+    """A replica that holds nothing has joined behind the dead primary, and is handed to."""
+    plane = with_a_snapshot(**changes)
+    plane.records.put(replace(plane.records.agent(AGENT), active_replica_id=REPLICA), a_replica(), a_standby())
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "restore"
+    failover.open_handover(plane, AGENT, 1, 1)
+    return plane
+
+
+def test_a_death_without_a_standby_launches_one_that_restores_the_snapshot() -> None:
+    plane = with_a_snapshot()
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "launch"
+    replica_id = failover.launch_replacement(plane, AGENT, 1, 1)["replica_id"]
+    assert failover.select_standby(plane, AGENT, 1, 1) == {"decision": "await_ready", "replica_id": replica_id}
+
+
+def test_a_promotion_from_a_snapshot_records_what_is_missing() -> None:
+    plane = restoring()
+    assert commit(plane, basis=Basis.SNAPSHOT, readiness=0, covered_until=NOON, lag_seconds=None) == 2
+    switch = plane.records.switch(AGENT, "0000000002")
+    assert switch is not None
+    assert (switch.basis, switch.rpo_seconds, switch.rpo_breached) == ("snapshot", 20.0, True)
+
+
+@pytest.mark.parametrize(("served_after", "lost_seconds"), [(False, 0.0), (True, 20.0)])
+def test_a_last_snapshot_of_a_frozen_primary_misses_nothing_unless_it_served_on(
+    served_after: bool, lost_seconds: float
+) -> None:
+    plane = restoring(frozen=True)
+    plane.records.put_heartbeat(a_heartbeat(serving=served_after, at=NOON + timedelta(seconds=5)))
+    commit(plane, basis=Basis.SNAPSHOT, readiness=0, covered_until=NOON, lag_seconds=None)
+    switch = plane.records.switch(AGENT, "0000000002")
+    assert switch is not None
+    assert switch.rpo_seconds == lost_seconds
+
+
+def test_no_snapshot_is_promoted_while_the_primary_may_live() -> None:
+    plane = in_handover()
+    with pytest.raises(PromotionUnproven):
+        commit(plane, basis=Basis.SNAPSHOT)
+
+
+def test_no_snapshot_is_promoted_that_the_handover_does_not_offer() -> None:
+    plane = in_handover()
+    plane.compute.instances[PRIMARY] = "terminated"
+    failover.assess_handover(plane, AGENT, 1, 1)
+    with pytest.raises(PromotionUnproven):
+        commit(plane, basis=Basis.SNAPSHOT)
+
+
+def test_a_restore_is_given_the_time_that_its_size_takes_and_no_more() -> None:
+    plane = restoring(state_bytes=3_000_000_000)
+    plane.now += timedelta(seconds=300)
+    assert failover.assess_handover(plane, AGENT, 1, 1)["decision"] == "wait"
+    plane.now += timedelta(seconds=100)
+    assert failover.assess_handover(plane, AGENT, 1, 1)["decision"] == "select"
+
+
+def test_an_agent_is_not_lost_while_a_snapshot_has_just_come() -> None:
+    plane = FakePlane()
+    plane.compute.instances[PRIMARY] = "terminated"
+    signals.note_signal(plane, Signal(instance_id=PRIMARY, type=SignalType.STATE_CHANGE, at=NOON, state="terminated"))
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "lost"
+    plane.records.commit(snapshots.complete(plane.records.agent(AGENT), a_snapshot()))
+    with pytest.raises(SnapshotFound):
+        failover.mark_lost(plane, AGENT, 1, 1)
+    assert not plane.records.agent(AGENT).lost
+
+
+def test_a_snapshot_that_has_expired_keeps_nothing_from_being_lost() -> None:
+    plane = with_a_snapshot(expires_at=NOON)
+    assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "lost"
+
+
+@pytest.mark.parametrize(("epoch", "decision"), [(1, "promoted"), (2, "launch")])
+def test_behind_a_dead_primary_the_newer_of_snapshot_and_former_primary_wins(epoch: int, decision: str) -> None:
+    plane = in_handover()
+    if epoch == 1:
+        plane.records.commit(snapshots.complete(plane.records.agent(AGENT), a_snapshot()))
+    assert commit(plane) == 2
+    failover.record_switch(plane, AGENT, 1, 1)
+    if epoch == 2:
+        snapshot = a_snapshot(
+            snapshot_id=snapshots.snapshot_id_for(epoch=2, generation=1), epoch=2, instance_id=STANDBY
+        )
+        plane.records.commit(snapshots.complete(plane.records.agent(AGENT), snapshot))
+    plane.compute.instances[STANDBY] = "terminated"
+    signals.note_signal(plane, Signal(instance_id=STANDBY, type=SignalType.STATE_CHANGE, at=NOON, state="terminated"))
+    assert failover.select_standby(plane, AGENT, 2, 1)["decision"] == decision
+
+
+def test_a_failover_records_what_it_took_and_where_the_time_went() -> None:
+    plane = with_a_ready_standby()
+    plane.notice()
+    plane.now = NOON + timedelta(seconds=1)
+    failover.record_interruption(plane, AGENT, 1, 1)
+    failover.open_handover(plane, AGENT, 1, 1)
+    plane.now = NOON + timedelta(seconds=3)
+    commit(plane)
+    plane.records.put_heartbeat(a_heartbeat(instance_id=STANDBY, epoch=2, at=NOON + timedelta(seconds=4)))
+    plane.now = NOON + timedelta(seconds=5)
+    failover.record_switch(plane, AGENT, 1, 1)
+    found = plane.records.interruption(AGENT, f"{PRIMARY}#termination-notice")
+    assert found is not None
+    assert (found.rto_seconds, found.rpo_seconds, found.rpo_bytes) == (4.0, 0.0, 0)
+    assert [(step["step"], step["ms"]) for step in found.steps] == [
+        ("claim", 0),
+        ("open-handover", 1000),
+        ("promote", 2000),
+        ("serve", 1000),
+        ("move-traffic", 1000),
+    ]

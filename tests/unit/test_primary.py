@@ -19,12 +19,14 @@ from spot_optimizer.domain.protocol import (
     AskLease,
     Connect,
     Covered,
+    Disconnect,
     EpochOver,
     Event,
     FlushTail,
     Freeze,
     LeaseAnswered,
     LinkChanged,
+    NoticeRead,
     OrdersReceived,
     Outcome,
     ReadyAnswered,
@@ -35,6 +37,7 @@ from spot_optimizer.domain.protocol import (
     ShipFinal,
     Start,
     Stop,
+    TakeLastSnapshot,
     Thaw,
     Tick,
     UnreadyAnswered,
@@ -298,3 +301,39 @@ def test_a_workload_that_keeps_failing_is_started_again_ever_more_slowly() -> No
     gaps = [later - earlier for earlier, later in pairwise(starts)]
     assert gaps == sorted(gaps)
     assert gaps[-1] == pytest.approx(primary.LONGEST_RESTART_DELAY_SECONDS, abs=0.5)
+
+
+def test_a_noticed_primary_without_a_standby_is_frozen_for_a_last_snapshot_before_it_goes() -> None:
+    agent = a_serving_primary()
+    assert not of(Freeze, agent.sees(NoticeRead("t", seconds_left=120.0)))
+    assert not of(Freeze, agent.sees(Tick(), after=120.0 - primary.LAST_SNAPSHOT_SECONDS - 1.0))
+    assert of(Freeze, agent.sees(Tick(), after=2.0)) == [Freeze(primary.LAST_SNAPSHOT)]
+    assert of(TakeLastSnapshot, agent.sees(WorkloadFrozen(primary.LAST_SNAPSHOT))) == [TakeLastSnapshot()]
+    assert not primary.may_serve(agent.primary, agent.now)
+    later = agent.sees(Tick(), Tick(), after=10.0)
+    assert not of(Thaw, later) and not of(Start, later) and not of(TakeLastSnapshot, later)
+
+
+def test_a_primary_that_is_still_there_long_after_its_time_serves_on() -> None:
+    agent = a_serving_primary()
+    agent.sees(NoticeRead("t", seconds_left=5.0))
+    agent.sees(WorkloadFrozen(primary.LAST_SNAPSHOT))
+    assert of(Thaw, agent.sees(Tick(), after=5.0 + primary.OVERDUE_SECONDS + 1.0)) == [Thaw(1)]
+
+
+def test_a_noticed_primary_with_a_ready_standby_serves_on_for_the_handover() -> None:
+    agent = a_bound_primary()
+    actions = agent.sees(NoticeRead("t", seconds_left=1.0))
+    assert not of(Freeze, actions)
+
+
+def test_a_standby_that_still_syncs_is_let_go_of_for_the_last_snapshot_and_never_becomes_ready() -> None:
+    agent = a_serving_primary()
+    agent.is_told(orders(peer=a_peer()), after=1)
+    agent.sees(LinkChanged("rep-1", up=True))
+    assert of(Disconnect, agent.sees(NoticeRead("t", seconds_left=5.0)))
+    agent.sees(WorkloadFrozen(primary.LAST_SNAPSHOT))
+    agent.is_told(orders(peer=a_peer()), after=0.5)
+    agent.sees(LinkChanged("rep-1", up=True), Covered("rep-1", agent.now, "t", 1))
+    agent.sees(LeaseAnswered("rep-1", agent.primary.request, agent.now, granted=True))
+    assert not of(ReportReady, agent.sees(Tick(), after=0.5))

@@ -11,6 +11,7 @@ from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.orders import HandoverView, Orders, Peer, Role
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
+    Abort,
     Action,
     AnswerLease,
     Commit,
@@ -24,6 +25,9 @@ from spot_optimizer.domain.protocol import (
     Outcome,
     Remember,
     ReportSilent,
+    RestoreSnapshot,
+    SnapshotRefused,
+    SnapshotRestored,
     Start,
     Tick,
 )
@@ -45,8 +49,10 @@ def orders(
     return Orders(Role.STANDBY, epoch, peer, handover, handover is not None, 30.0, 1.0)
 
 
-def a_handover(*, primary_dead: bool = False, state: HandoverState = HandoverState.OPEN) -> HandoverView:
-    return HandoverView(HANDOVER, state, "rep-1", 1, primary_dead)
+def a_handover(
+    *, primary_dead: bool = False, state: HandoverState = HandoverState.OPEN, snapshot_taken_at: str | None = None
+) -> HandoverView:
+    return HandoverView(HANDOVER, state, "rep-1", 1, primary_dead, snapshot_taken_at)
 
 
 class Agent:
@@ -213,3 +219,57 @@ def test_word_that_the_epoch_is_over_makes_it_ask_who_it_is() -> None:
     agent.sees(EpochOver(2))
     assert isinstance(agent.state, Retired)
     assert agent.state.restore
+
+
+MOMENTS = [f"2026-03-01T12:00:0{second}+00:00" for second in range(5)]
+
+
+def behind_a_dead_primary(*, held: str | None, snapshot: str | None) -> tuple[Agent, list[Action]]:
+    agent = Agent()
+    if held is not None:
+        agent.sees(GenerationCommitted(3, held))
+    told = orders(
+        status=ReplicaState.SYNCING, readiness=0, handover=a_handover(primary_dead=True, snapshot_taken_at=snapshot)
+    )
+    return agent, agent.is_told(told)
+
+
+@given(held=st.none() | st.sampled_from(MOMENTS), snapshot=st.none() | st.sampled_from(MOMENTS))
+def test_behind_a_dead_primary_the_newest_copy_is_promoted(held: str | None, snapshot: str | None) -> None:
+    agent, actions = behind_a_dead_primary(held=held, snapshot=snapshot)
+    restores = snapshot is not None and (held is None or held < snapshot)
+    assert (RestoreSnapshot(HANDOVER) in actions) == restores
+    if restores:
+        assert not any(isinstance(action, Commit) for action in actions)
+        assert not any(isinstance(action, Commit) for action in agent.sees(Tick(), after=60.0))
+        actions = agent.sees(SnapshotRestored(HANDOVER, 7, str(snapshot)))
+    committed = [action for action in actions if isinstance(action, Commit)]
+    if held is None and snapshot is None:
+        assert not committed
+    else:
+        [commit] = committed
+        assert commit.basis is (Basis.SNAPSHOT if restores else Basis.PRIMARY_DEAD)
+        assert commit.covered_until == max(filter(None, (held, snapshot)))
+
+
+def test_where_no_snapshot_can_be_restored_what_is_held_will_do() -> None:
+    agent, _ = behind_a_dead_primary(held=MOMENTS[0], snapshot=MOMENTS[1])
+    [commit] = [action for action in agent.sees(SnapshotRefused(HANDOVER)) if isinstance(action, Commit)]
+    assert commit.basis is Basis.PRIMARY_DEAD
+    assert commit.covered_until == MOMENTS[0]
+
+
+def test_a_standby_that_holds_nothing_and_can_restore_nothing_declines() -> None:
+    agent, _ = behind_a_dead_primary(held=None, snapshot=MOMENTS[1])
+    agent.sees(SnapshotRefused(HANDOVER))
+    later = agent.sees(Tick(), after=standby.DECLINE_AFTER_SECONDS + 1.0)
+    assert Abort(HANDOVER) in later
+
+
+def test_a_snapshot_is_restored_once_per_handover() -> None:
+    agent, _ = behind_a_dead_primary(held=None, snapshot=MOMENTS[1])
+    agent.sees(SnapshotRestored(HANDOVER, 7, MOMENTS[0]))
+    told = orders(
+        status=ReplicaState.SYNCING, readiness=0, handover=a_handover(primary_dead=True, snapshot_taken_at=MOMENTS[1])
+    )
+    assert RestoreSnapshot(HANDOVER) not in agent.is_told(told)

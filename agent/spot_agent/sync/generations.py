@@ -108,12 +108,13 @@ class GenerationStore:
         with self._state:
             return self._manifest
 
-    def receive(self, header: Header, extra: Mapping[str, Any]) -> Incoming:
+    def receive(self, header: Header, extra: Mapping[str, Any], *, restoring: bool = False) -> Incoming:
         """Begin to receive a generation; drops one that was being received.
 
         Args:
             header: Of the frame that announces it.
             extra: What travels along.
+            restoring: It may be older than what is held, if it stands alone.
 
         Raises:
             GenerationRefused: It is not newer than the current one, or made for another one.
@@ -127,7 +128,7 @@ class GenerationStore:
         order = header.number("epoch"), header.number("number")
         if self._released:
             raise GenerationRefused("this instance is no longer a standby", reason="stale", holds=holds)
-        if current is not None and order <= current.order:
+        if current is not None and order <= current.order and not (restoring and header.optional_text("base") is None):
             raise GenerationRefused(
                 f"generation {order[1]} of epoch {order[0]} is not newer than {current.order[1]} of {current.order[0]}",
                 reason="stale",
@@ -325,8 +326,8 @@ class GenerationStore:
             delta, end = next(decode_records(content, roots=len(self._watched.roots)), (None, 0))
             if delta is None or end != len(content):
                 raise ImageDamaged("the committed generation is broken")
-            if self._generation is not None and delta.generation.order <= self._generation.order:
-                shutil.rmtree(committed)
+            if self._generation is not None and delta.generation.order == self._generation.order:
+                shutil.rmtree(committed)  # it was applied and remembered
                 return
             before = self._manifest
             self._manifest = after(delta, before)

@@ -763,7 +763,7 @@ class StandbyListener:
                 meter.note(begin)
                 extra = decode_header(begin.payload)
                 incoming = self._store.receive(Header(begin.header), extra)
-                generation = _receive_frames(frames, incoming)
+                generation = receive_frames(frames.next, incoming)
             except (GenerationRefused, ProtocolViolated, StorageFailed, ImageDamaged) as refusal:
                 self._refuse(channel, refusal)
                 if frames.current.kind != "end":
@@ -832,10 +832,10 @@ class _Frames:
         return self.current
 
 
-def _receive_frames(frames: _Frames, incoming: Incoming) -> Generation | None:
+def receive_frames(next_frame: Callable[[], Frame], incoming: Incoming) -> Generation | None:
     """Receive up to the end of a generation and commit it; None if the primary gave it up."""
     while True:
-        frame = frames.next()
+        frame = next_frame()
         if frame.kind == "chunk":
             incoming.add_chunk(frame)
         elif frame.kind == "entries":

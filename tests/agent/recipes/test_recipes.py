@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,6 +22,7 @@ from spot_agent.sync.identity import Identity
 from spot_agent.sync.link import Peer as LinkPeer
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
+from spot_agent.sync.throttle import Throttle
 from spot_optimizer.domain.orders import Peer
 from spot_optimizer.domain.protocol import Event, GenerationCommitted, ShipFinal
 from spot_optimizer.domain.replicas import ReplicaState
@@ -66,6 +68,8 @@ class Replication:
             emit=lambda _: None,
             quiesce=lambda: self.primary.hook("quiesce").succeeded,
             must_settle=True,
+            reading=threading.Lock(),
+            throttle=Throttle(None),
             next_number=lambda: next(numbers),
             extra=dict,
             every_seconds=EVERY_SECONDS,
@@ -189,9 +193,10 @@ def test_a_primary_that_is_killed_loses_no_more_than_the_last_generation_did_not
     replication.standby.check()
 
 
-@pytest.mark.parametrize("replication", [name for name, kind in DATABASES.items() if kind.freezes], indirect=True)
 def test_a_frozen_database_acknowledges_nothing_and_goes_on_when_it_is_thawed(replication: Replication) -> None:
     primary = replication.primary
+    if not primary.freezes:
+        pytest.skip("is stopped instead")
     replication.begin()
     primary.must("freeze")
     primary.must("freeze")  # again, as an agent does that was restarted in between

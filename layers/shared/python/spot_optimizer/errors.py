@@ -132,6 +132,10 @@ class SnapshotIncomplete(Rejected):
     """Parts of the snapshot are missing, or are not what they were said to be."""
 
 
+class SnapshotFound(Rejected):
+    """A snapshot was completed since the last look: the agent is not lost."""
+
+
 class HandoverNotOpen(Rejected):
     """The handover was aborted or committed before."""
 

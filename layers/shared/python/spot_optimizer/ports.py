@@ -20,6 +20,7 @@ from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.price_submissions import Submission
 from spot_optimizer.domain.prices import Observation, PriceChange, Slot
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.writes import Change, Transaction
 
 
@@ -56,6 +57,14 @@ class Records(Protocol):
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
         """One recorded promotion."""
+        ...
+
+    def snapshot(self, agent_id: str, snapshot_id: str) -> Snapshot | None:
+        """One complete snapshot."""
+        ...
+
+    def snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
+        """All complete snapshots of an agent, by id; a failover asks for one by its id instead."""
         ...
 
     def commit(self, transaction: Transaction) -> None:

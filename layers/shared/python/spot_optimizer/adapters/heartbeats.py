@@ -7,7 +7,13 @@ from datetime import timedelta
 from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.models import Model
 
-from spot_optimizer.adapters.database import BoundTable, Database, EpochSecondsAttribute, InstantAttribute
+from spot_optimizer.adapters.database import (
+    BoundTable,
+    Database,
+    EpochSecondsAttribute,
+    FloatAttribute,
+    InstantAttribute,
+)
 from spot_optimizer.domain.agents import Heartbeat
 
 FORGOTTEN_AFTER = timedelta(days=30)
@@ -24,6 +30,11 @@ class HeartbeatRow(Model):
     healthy = BooleanAttribute()
     at = InstantAttribute()
     agent_version = UnicodeAttribute()
+    protection = UnicodeAttribute(null=True)
+    state_bytes = NumberAttribute(null=True)
+    state_bytes_per_second = FloatAttribute(null=True)
+    changed_bytes_per_second = FloatAttribute(null=True)
+    snapshot_usd_per_day = FloatAttribute(null=True)
     forget_at = EpochSecondsAttribute()
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.models import Model
 
-from spot_optimizer.adapters.database import BoundTable, Database, Index, InstantAttribute
+from spot_optimizer.adapters.database import (
+    BoundTable,
+    Database,
+    FloatAttribute,
+    Index,
+    InstantAttribute,
+    JournalAttribute,
+)
 from spot_optimizer.domain.agents import Interruption
 
 LISTING = "interruption"
@@ -33,6 +40,10 @@ class InterruptionRow(Model):
     failover_completed = BooleanAttribute()
     failover_time_ms = NumberAttribute(null=True)
     failure = UnicodeAttribute(null=True)
+    rto_seconds = FloatAttribute(null=True)
+    rpo_seconds = FloatAttribute(null=True)
+    rpo_bytes = NumberAttribute(null=True)
+    steps = JournalAttribute(null=True)
 
 
 def interruptions_table(database: Database, table_name: str) -> BoundTable[Interruption]:

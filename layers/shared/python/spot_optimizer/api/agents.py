@@ -29,10 +29,14 @@ from spot_optimizer.api.fields import (
 from spot_optimizer.control.registration import Newcomer, Registered, Workload
 from spot_optimizer.domain.agents import Agent, AgentStatus, Heartbeat, TrafficAdapter
 from spot_optimizer.domain.orders import Orders, Role
+from spot_optimizer.domain.snapshots import Protection
 from spot_optimizer.errors import InvalidRequest
 
 SHORTEST_KEY = 32
 LARGEST_TAIL = 2**20
+
+
+Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 
 
 class RegisterRequest(Body):
@@ -144,6 +148,11 @@ class HeartbeatRequest(Body):
     instance_id: InstanceId | None = None
     sent_at: Moment | None = Field(default=None, description="By the instance's clock; for people.")
     agent_version: Version = ""
+    protection: Protection | None = None
+    state_bytes: Number | None = None
+    state_bytes_per_second: Rate | None = None
+    changed_bytes_per_second: Rate | None = None
+    snapshot_usd_per_day: Rate | None = None
 
 
 class Peer(Answer):
@@ -166,6 +175,10 @@ class Handover(Answer):
     replica_id: str
     readiness: int
     primary_dead: bool
+    snapshot_taken_at: Moment | None = Field(
+        default=None, description="Behind a dead primary: the state up to here is in the newest snapshot."
+    )
+    snapshot_epoch: int | None = None
 
 
 class Configuration(Answer):
@@ -261,6 +274,12 @@ class AgentAnswer(Answer):
     handover_id: str | None
     handover_state: str
     last_failover_at: Moment | None
+    protection: str | None = Field(description="As its primary says; `unprotected without standby` wants one.")
+    state_bytes: int | None
+    state_bytes_per_second: float | None
+    snapshot_id: str | None = Field(description="The newest complete snapshot.")
+    snapshot_taken_at: Moment | None
+    snapshot_usd_per_day: float | None
     configuration: Configuration
 
     @classmethod
@@ -287,6 +306,12 @@ class AgentAnswer(Answer):
             handover_id=agent.handover_id,
             handover_state=agent.handover_state,
             last_failover_at=agent.last_failover_at,
+            protection=heartbeat.protection if heartbeat else None,
+            state_bytes=heartbeat.state_bytes if heartbeat else None,
+            state_bytes_per_second=heartbeat.state_bytes_per_second if heartbeat else None,
+            snapshot_id=agent.snapshot_id,
+            snapshot_taken_at=agent.snapshot_taken_at,
+            snapshot_usd_per_day=heartbeat.snapshot_usd_per_day if heartbeat else None,
             configuration=Configuration.of(agent),
         )
 

@@ -28,7 +28,7 @@ from spot_optimizer.control.sync_reports import SyncReport
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.catalogue import Candidate
 from spot_optimizer.domain.handover import Basis
-from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.replicas import Replica, SyncPace
 from spot_optimizer.domain.signals import SignalType
 
 
@@ -61,6 +61,9 @@ class ReplicaAnswer(Answer):
     sync_percent: float
     lag_seconds: float | None
     covered_until: Moment | None
+    sync_done_bytes: int | None
+    sync_total_bytes: int | None
+    sync_bytes_per_second: float | None
     ready_at: Moment | None
     ended_at: Moment | None
     failure: str | None
@@ -100,6 +103,9 @@ class SyncStatusRequest(Body):
     lag_seconds: Seconds | None = None
     covered_until: Moment | None = None
     readiness: Number | None = None
+    done_bytes: Number | None = Field(default=None, description="Of the generation that is under way.")
+    total_bytes: Number | None = None
+    bytes_per_second: Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)] | None = None
 
     def report(self) -> SyncReport:
         """In the domain's words."""
@@ -110,6 +116,14 @@ class SyncStatusRequest(Body):
             lag_seconds=self.lag_seconds,
             covered_until=self.covered_until,
             readiness=self.readiness if self.status == "ready" else None,
+            pace=self._pace(),
+        )
+
+    def _pace(self) -> SyncPace | None:
+        if self.done_bytes is None or self.total_bytes is None or self.bytes_per_second is None:
+            return None
+        return SyncPace(
+            done_bytes=self.done_bytes, total_bytes=self.total_bytes, bytes_per_second=self.bytes_per_second
         )
 
     @model_validator(mode="after")

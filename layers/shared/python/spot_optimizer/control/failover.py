@@ -12,10 +12,19 @@ from typing import Any
 from spot_optimizer.control import replication
 from spot_optimizer.control.plane import DEAD_STATES, Plane, active_replica, proven_dead
 from spot_optimizer.control.signals import record_once
-from spot_optimizer.domain import claims, handover
-from spot_optimizer.domain.agents import Agent, InstanceRole, Interruption, TrafficAdapter, Urgency
+from spot_optimizer.domain import claims, handover, timeline
+from spot_optimizer.domain.agents import (
+    Agent,
+    Instance,
+    InstanceRole,
+    Interruption,
+    Switch,
+    TrafficAdapter,
+    Urgency,
+)
 from spot_optimizer.domain.replicas import ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.snapshots import epoch_of, newest_usable
 from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
 from spot_optimizer.errors import (
     AddressNotMovable,
@@ -26,6 +35,7 @@ from spot_optimizer.errors import (
     NotServingYet,
     OutcomeUnknown,
     ReplicaNotReady,
+    SnapshotFound,
     Transient,
 )
 
@@ -37,6 +47,12 @@ HANDOVER_PATIENCE = timedelta(seconds=30)
 
 PROOF_PATIENCE = timedelta(seconds=60)
 """With the primary proven dead there is nothing to thaw: the standby is given longer."""
+
+RESTORED_BYTES_PER_SECOND = 10_000_000
+"""A standby that restores a snapshot is given the time that it takes at this rate, on top."""
+
+LONGEST_PATIENCE = timedelta(minutes=45)
+"""No handover stays open longer, whatever is restored; an execution ends within the hour."""
 
 SERVE_PATIENCE = timedelta(seconds=120)
 """So long may the promoted workload take to pass its first health check."""
@@ -65,21 +81,7 @@ def record_interruption(plane: Plane, agent_id: str, epoch: int, attempt: int) -
     signal_type = agent.claim_signal or SignalType.OPERATOR
     event_id = f"{agent.primary_instance_id}#{signal_type}"
     if not _promoted(agent, epoch):
-        record_once(
-            plane,
-            Interruption(
-                agent_id=agent_id,
-                event_id=event_id,
-                instance_id=agent.primary_instance_id,
-                pool_id=agent.primary_pool_id,
-                signal_type=signal_type,
-                detected_at=agent.claim_signal_at or plane.clock(),
-                termination_time=agent.claim_deadline,
-                response_action="fail-over",
-                epoch=epoch,
-                client_id=agent.client_id,
-            ),
-        )
+        _record(plane, agent, epoch, instance_id=agent.primary_instance_id, pool_id=agent.primary_pool_id)
     return {"event_id": event_id, "signal_type": signal_type}
 
 
@@ -88,8 +90,9 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
 
     Returns:
         `decision`: `promoted` (a promotion, or a fall back, has happened), `await_serving` (a handover is open),
-        `hand_over` (the replica can take over), `await_ready` (it is being prepared), `launch` (there is none),
-        `launch_again` (there is none any more), or `lost` (every copy is gone).
+        `hand_over` (the replica can take over), `restore` (it holds nothing, and there is a snapshot), `await_ready`
+        (it is being prepared), `launch` (there is none), `launch_again` (there is none any more), or `lost` (every
+        copy is gone).
 
     Raises:
         ClaimLost: Another attempt is at work.
@@ -107,27 +110,20 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
         raise HandoverFailed(f"{aborted} handover(s) of this attempt were aborted; the primary serves on")
     primary_dead = _is_primary_dead(plane, agent)
     replica = active_replica(plane, agent)
+    restorable = primary_dead and newest_usable(agent, now=plane.clock()) is not None
     if replica is None:
         if primary_dead:
-            return _without_a_way_forward(plane, agent, attempt)
+            return _behind_a_dead_primary(plane, agent, attempt)
         if planned:
             raise HandoverFailed("a planned handover needs a replica, and none is active; create one first")
-        launched = [r for r in plane.records.replicas(agent_id) if r.created_by == _creator(epoch, attempt)]
-        if len(launched) >= LAUNCHES_PER_ATTEMPT:
-            raise NoStandbyObtainable(f"{len(launched)} replacements were launched by this attempt, and all failed")
-        return {"decision": "launch_again" if launched else "launch", "replica_id": None}
+        return _launch_if_any_is_left(plane, agent, attempt)
     if handover.may_take_over(replica, primary_dead=primary_dead):
-        return {"decision": "hand_over", "replica_id": replica.replica_id, "primary_dead": primary_dead}
-    if primary_dead:
-        # It has not even joined: it holds nothing, and the source of everything is gone.
-        replication.end_replica(
-            plane,
-            agent_id,
-            replica.replica_id,
-            state=ReplicaState.FAILED,
-            reason="the primary died before the first generation was complete",
-        )
-        return _without_a_way_forward(plane, plane.records.agent(agent_id), attempt)
+        restores = restorable and replica.status is not ReplicaState.READY and replica.generation == 0
+        return {
+            "decision": "restore" if restores else "hand_over",
+            "replica_id": replica.replica_id,
+            "primary_dead": primary_dead,
+        }
     if replica.instance_id is not None and proven_dead(plane, replica.instance_id):
         # No event tells of an instance that died before it joined, and the primary has no time for a sweep.
         replication.end_replica(
@@ -138,30 +134,66 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
             reason=f"its instance {replica.instance_id} died before it was ready",
         )
         return select_standby(plane, agent_id, epoch, attempt)
+    if restorable:
+        # It has not joined yet; when it has, it restores.
+        return {"decision": "await_ready", "replica_id": replica.replica_id}
+    if primary_dead:
+        # It has not even joined: it holds nothing, and the source of everything is gone.
+        replication.end_replica(
+            plane,
+            agent_id,
+            replica.replica_id,
+            state=ReplicaState.FAILED,
+            reason="the primary died before the first generation was complete",
+        )
+        return _behind_a_dead_primary(plane, plane.records.agent(agent_id), attempt)
     if planned:
         raise HandoverFailed(f"replica {replica.replica_id} is '{replica.status}'; a planned handover needs it ready")
     return {"decision": "await_ready", "replica_id": replica.replica_id}
 
 
-def _without_a_way_forward(plane: Plane, agent: Agent, attempt: int) -> dict[str, Any]:
-    """The primary is dead and nobody follows it: go back to a former primary that still lives, the latest first.
+def _launch_if_any_is_left(plane: Plane, agent: Agent, attempt: int) -> dict[str, Any]:
+    creator = _creator(agent.epoch, attempt)
+    launched = [replica for replica in plane.records.replicas(agent.agent_id) if replica.created_by == creator]
+    if len(launched) >= LAUNCHES_PER_ATTEMPT:
+        raise NoStandbyObtainable(f"{len(launched)} replacements were launched by this attempt, and all failed")
+    return {"decision": "launch_again" if launched else "launch", "replica_id": None}
 
-    It kept its data for this. Whatever was acknowledged since it stepped down is missing, and that is recorded; but an
-    agent is lost only when every copy is.
+
+def _behind_a_dead_primary(plane: Plane, agent: Agent, attempt: int) -> dict[str, Any]:
+    """The primary is dead and nobody follows it: go to the newest copy there is.
+
+    That is the newest snapshot, or a former primary that still lives and kept its data. Whatever was acknowledged since
+    is missing, and that is recorded; but an agent is lost only when every copy is.
     """
     now = plane.clock()
+    found = _latest_former_primary(plane, agent)
+    snapshot_id = newest_usable(agent, now=now)
+    # A former primary holds what there was until it was replaced; clocks of several machines have no say in that.
+    if snapshot_id is not None and (found is None or epoch_of(snapshot_id) >= found[1].epoch):
+        try:
+            return _launch_if_any_is_left(plane, agent, attempt)
+        except NoStandbyObtainable:
+            if found is None:
+                raise
+    if found is None:
+        return {"decision": "lost", "replica_id": None}
+    former, switch = found
+    lost_seconds = max((now - switch.switched_at) / timedelta(seconds=1), 0.0)
+    plane.records.commit(handover.fall_back(agent, former, attempt=attempt, lost_seconds=lost_seconds, now=now))
+    return {"decision": "promoted", "replica_id": None}
+
+
+def _latest_former_primary(plane: Plane, agent: Agent) -> tuple[Instance, Switch] | None:
     for epoch in range(agent.epoch, 1, -1):
         switch = plane.records.switch(agent.agent_id, handover.switch_id_for(epoch))
         if switch is None:
-            break
+            return None
         former = plane.records.instance(switch.from_instance_id)
         state = plane.compute.states([former.instance_id]).get(former.instance_id)
-        if former.role is not InstanceRole.RETIRED_PENDING or state != "running":
-            continue
-        lost_seconds = max((now - switch.switched_at) / timedelta(seconds=1), 0.0)
-        plane.records.commit(handover.fall_back(agent, former, attempt=attempt, lost_seconds=lost_seconds, now=now))
-        return {"decision": "promoted", "replica_id": None}
-    return {"decision": "lost", "replica_id": None}
+        if former.role is InstanceRole.RETIRED_PENDING and state == "running":
+            return former, switch
+    return None
 
 
 def launch_replacement(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
@@ -239,10 +271,10 @@ def assess_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> di
         )
         return {"decision": "select"}
     if agent.primary_instance_id in dead and not agent.handover_primary_dead:
-        _commit_or_leave(plane, handover.prove_primary_dead(agent))
+        _commit_or_leave(plane, handover.prove_primary_dead(agent, now=plane.clock()))
         return {"decision": "wait"}
     opened_at = agent.handover_opened_at or plane.clock()
-    patience = PROOF_PATIENCE if agent.handover_primary_dead else HANDOVER_PATIENCE
+    patience = _patience(plane, agent)
     if plane.clock() - opened_at > patience:
         _commit_or_leave(plane, handover.abort(agent, handover_id=agent.handover_id))
         return {"decision": "select"}
@@ -292,8 +324,22 @@ def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict
                 ),
             ),
         )
+        former = plane.records.heartbeat(agent_id, switch.from_instance_id)
+        changed = None if former is None else former.changed_bytes_per_second
+        rto_ms = _milliseconds(agent.claim_signal_at, served_at)
         _conclude_interruption(
-            plane, agent, epoch, {"failover_completed": True, "failover_time_ms": took_ms, "failure": None}
+            plane,
+            agent,
+            epoch,
+            {
+                "failover_completed": True,
+                "failover_time_ms": took_ms,
+                "failure": None,
+                "rto_seconds": None if rto_ms is None else max(rto_ms, 0) / 1000,
+                "rpo_seconds": switch.rpo_seconds,
+                "rpo_bytes": timeline.lost_bytes(rpo_seconds=switch.rpo_seconds, changed_bytes_per_second=changed),
+                "steps": timeline.steps(agent, switch, served_at=served_at, now=now),
+            },
         )
         summary |= {
             "from_instance_id": switch.from_instance_id,
@@ -337,6 +383,8 @@ def record_failure(plane: Plane, agent_id: str, epoch: int, attempt: int, *, cau
 def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
     """Every copy of the state is gone: say so, and let nothing start on empty state."""
     agent = _current(plane, agent_id, epoch, attempt)
+    if newest_usable(agent, now=plane.clock()) is not None:
+        raise SnapshotFound(f"snapshot {agent.snapshot_id} was completed since; select again and restore it")
     if not _promoted(agent, epoch):
         # Nobody looks after a lost agent any more.
         replication.let_go_of_ended(plane, agent_id)
@@ -395,6 +443,18 @@ def _serves(plane: Plane, agent: Agent, epoch: int) -> bool:
     return heartbeat is not None and heartbeat.serving and heartbeat.epoch == agent.epoch
 
 
+def _patience(plane: Plane, agent: Agent) -> timedelta:
+    """How long an open handover is given: to restore takes its time, and bounded it is all the same."""
+    if not agent.handover_primary_dead:
+        return HANDOVER_PATIENCE
+    newest = None
+    if agent.handover_snapshot_id is not None:
+        newest = plane.records.snapshot(agent.agent_id, agent.handover_snapshot_id)
+    if newest is None:
+        return PROOF_PATIENCE
+    return min(PROOF_PATIENCE + newest.state_bytes / RESTORED_BYTES_PER_SECOND * timedelta(seconds=1), LONGEST_PATIENCE)
+
+
 def _is_primary_dead(plane: Plane, agent: Agent) -> bool:
     """Ask EC2, but only where the signals leave it open: a notice that has time left needs no such call."""
     overdue = agent.claim_deadline is not None and plane.clock() > agent.claim_deadline + DEADLINE_GRACE
@@ -417,10 +477,32 @@ def _creator(epoch: int, attempt: int) -> str:
     return f"fail-over:{epoch}-{attempt}"
 
 
+def _record(plane: Plane, agent: Agent, epoch: int, *, instance_id: str, pool_id: str) -> None:
+    signal_type = agent.claim_signal or SignalType.OPERATOR
+    record_once(
+        plane,
+        Interruption(
+            agent_id=agent.agent_id,
+            event_id=f"{instance_id}#{signal_type}",
+            instance_id=instance_id,
+            pool_id=pool_id,
+            signal_type=signal_type,
+            detected_at=agent.claim_signal_at or plane.clock(),
+            termination_time=agent.claim_deadline,
+            response_action="fail-over",
+            epoch=epoch,
+            client_id=agent.client_id,
+        ),
+    )
+
+
 def _conclude_interruption(plane: Plane, agent: Agent, epoch: int, values: dict[str, Any]) -> None:
     switch = plane.records.switch(agent.agent_id, handover.switch_id_for(epoch + 1))
     instance_id = switch.from_instance_id if switch is not None else agent.primary_instance_id
     signal_type = agent.claim_signal or SignalType.OPERATOR
+    # A signal that only raised the urgency of what was under way has no record yet.
+    pool_id = switch.from_pool_id if switch is not None else agent.primary_pool_id
+    _record(plane, agent, epoch, instance_id=instance_id, pool_id=pool_id)
     replica = {"replica_id": agent.handover_replica_id} if agent.handover_replica_id else {}
     change = Change(
         Table.INTERRUPTIONS,

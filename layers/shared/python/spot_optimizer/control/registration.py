@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Protocol
 
 from spot_optimizer.control.plane import Plane
-from spot_optimizer.domain import handover, identity, replicas, tokens
-from spot_optimizer.domain.agents import Agent, Instance, InstanceRole, TrafficAdapter
+from spot_optimizer.domain import claims, handover, identity, replicas, tokens
+from spot_optimizer.domain.agents import Agent, Instance, InstanceRole, TrafficAdapter, Urgency
 from spot_optimizer.domain.identity import IdentityDocument
 from spot_optimizer.domain.orders import Role
 from spot_optimizer.domain.replicas import Replica, ReplicaState
@@ -294,6 +294,7 @@ def register_replica(
         except (ConditionFailed, OutcomeUnknown):
             continue
         _wake(plane, plane.records.replica(agent.agent_id, replica.replica_id))
+        _wake_behind_a_dead_primary(plane, plane.records.agent(agent.agent_id))
         return _answer(agent, instance, key)
     raise OutcomeUnknown(f"joining as replica {caller.replica_id} has no known outcome yet; register again")
 
@@ -414,6 +415,12 @@ def _wake(plane: Plane, replica: Replica) -> None:
     """Wake whoever waits for this replica to join; the row was written before, and read after that."""
     if replica.task_token is not None:
         plane.workflows.wake(replica.task_token)
+
+
+def _wake_behind_a_dead_primary(plane: Plane, agent: Agent) -> None:
+    """Wake the failover that waits for a standby which has nobody to sync from: it can restore at once."""
+    if claims.claim_stands(agent) and agent.claim_urgency >= Urgency.DEAD and agent.task_token is not None:
+        plane.workflows.wake(agent.task_token)
 
 
 def _find_instance(plane: Plane, instance_id: str) -> Instance | None:

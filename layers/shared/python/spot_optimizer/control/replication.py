@@ -9,7 +9,7 @@ from spot_optimizer.control.plane import Plane, active_replica
 from spot_optimizer.domain import handover, replicas
 from spot_optimizer.domain.agents import Agent, HandoverState
 from spot_optimizer.domain.handover import Basis
-from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType, SyncPace
 from spot_optimizer.errors import (
     AgentLost,
     ConditionFailed,
@@ -177,6 +177,7 @@ def report_progress(
     sync_percent: float,
     lag_seconds: float | None,
     covered_until: datetime | None,
+    pace: SyncPace | None = None,
 ) -> Replica:
     """Record how far the standby is; changes no state.
 
@@ -195,6 +196,7 @@ def report_progress(
         sync_percent=sync_percent,
         lag_seconds=lag_seconds,
         covered_until=covered_until,
+        pace=pace,
     )
     try:
         plane.records.commit(progress)
@@ -252,6 +254,7 @@ def commit_handover(
             readiness=readiness,
             covered_until=covered_until,
             lag_seconds=lag_seconds,
+            frozen=basis is Basis.SNAPSHOT and _nothing_came_after(plane, agent, covered_until),
             now=plane.clock(),
         )
         try:
@@ -400,6 +403,16 @@ def start_preparing(plane: Plane, replica: Replica) -> None:
     plane.workflows.start_prepare_replica(
         replica.replica_id, {"agent_id": replica.agent_id, "replica_id": replica.replica_id}
     )
+
+
+def _nothing_came_after(plane: Plane, agent: Agent, covered_until: datetime | None) -> bool:
+    """Whether what was restored is the last snapshot of a primary that served nothing from then to its death."""
+    if agent.snapshot_id is None:
+        return False
+    newest = plane.records.snapshot(agent.agent_id, agent.snapshot_id)
+    beat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
+    served_on = beat is not None and beat.serving and newest is not None and beat.at > newest.taken_at
+    return newest is not None and newest.frozen and newest.taken_at == covered_until and not served_on
 
 
 def _find(plane: Plane, agent_id: str, replica_id: str) -> Replica | None:

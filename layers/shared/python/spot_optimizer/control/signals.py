@@ -76,7 +76,7 @@ def start_fail_over(plane: Plane, agent_id: str, signal: Signal) -> Started:
         execution = Execution.UNKNOWN
         if claims.claim_stands(agent):
             execution = plane.workflows.fail_over_state(_name(agent, agent.claim_attempt))
-        decision = claims.decide_claim(agent, signal, execution=execution)
+        decision = claims.decide_claim(agent, signal, execution=execution, now=plane.clock())
         match decision:
             case Ignore(reason):
                 return Started(reason=reason)

@@ -8,7 +8,7 @@ from datetime import datetime
 from spot_optimizer.control import replication
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain.agents import Agent
-from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.replicas import Replica, SyncPace
 from spot_optimizer.errors import Forbidden, StaleEpoch
 
 
@@ -26,6 +26,7 @@ class SyncReport:
     lag_seconds: float | None
     covered_until: datetime | None
     readiness: int | None
+    pace: SyncPace | None = None
 
 
 def report_sync(plane: Plane, agent_id: str, replica_id: str, instance_id: str, report: SyncReport) -> Replica:
@@ -62,6 +63,7 @@ def report_sync(plane: Plane, agent_id: str, replica_id: str, instance_id: str, 
         sync_percent=report.sync_percent,
         lag_seconds=report.lag_seconds,
         covered_until=report.covered_until,
+        pace=report.pace,
     )
 
 

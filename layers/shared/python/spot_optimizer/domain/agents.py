@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 
 class TrafficAdapter(enum.StrEnum):
@@ -65,10 +67,12 @@ class Agent:
         claim_attempt: Number of that execution within its epoch, from 1; 0 when there was none.
         claim_open: Whether that execution is still at work.
         claim_handovers_before: Handovers that had been opened in this epoch when the claim was made.
+        claimed_at: When that execution was first asked for.
         claim_deadline: When AWS takes the primary back, if that is known.
         handover_id: The latest handover's id; it stays after the handover ended, so that its outcome can be read back.
         handover_readiness: The replica's readiness number that the handover was opened on.
         handover_primary_dead: EC2 itself says that the primary is stopped or terminated.
+        handover_snapshot_id: Behind a dead primary: the newest snapshot when that was proven; it may be restored.
         handover_count: Handovers opened so far in this epoch.
         traffic_epoch: The epoch whose primary the traffic path points at; it never falls.
         task_token: Wakes the failover execution that waits on this agent.
@@ -105,12 +109,14 @@ class Agent:
     claim_signal: str | None = None
     claim_signal_at: datetime | None = None
     claim_deadline: datetime | None = None
+    claimed_at: datetime | None = None
     handover_id: str | None = None
     handover_state: HandoverState = HandoverState.NONE
     handover_replica_id: str | None = None
     handover_readiness: int | None = None
     handover_opened_at: datetime | None = None
     handover_primary_dead: bool = False
+    handover_snapshot_id: str | None = None
     handover_count: int = 0
     task_token: str | None = None
     last_failover_at: datetime | None = None
@@ -149,7 +155,15 @@ class Instance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """The last sign of life of one instance of an agent; on a row of its own, which no promotion touches."""
+    """The last sign of life of one instance of an agent; on a row of its own, which no promotion touches.
+
+    Attributes:
+        protection: How well its state is protected, in the agent's words; None if it does not say.
+        state_bytes: How much state there is.
+        state_bytes_per_second: How fast it was measured to be carried.
+        changed_bytes_per_second: How fast it changes, compressed.
+        snapshot_usd_per_day: What its snapshots cost.
+    """
 
     agent_id: str
     instance_id: str
@@ -159,11 +173,23 @@ class Heartbeat:
     healthy: bool
     at: datetime
     agent_version: str = ""
+    protection: str | None = None
+    state_bytes: int | None = None
+    state_bytes_per_second: float | None = None
+    changed_bytes_per_second: float | None = None
+    snapshot_usd_per_day: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interruption:
-    """One signal that concerned an instance, and what came of it."""
+    """One signal that concerned an instance, and what came of it.
+
+    Attributes:
+        rto_seconds: From the signal's publication to the new primary's first passed health check.
+        rpo_seconds: How much of the primary's time can be missing.
+        rpo_bytes: About how much that is; None if the rate of change was never measured.
+        steps: Where the time went; see `domain.timeline`.
+    """
 
     agent_id: str
     event_id: str
@@ -179,6 +205,10 @@ class Interruption:
     failover_time_ms: int | None = None
     failure: str | None = None
     client_id: str | None = None
+    rto_seconds: float | None = None
+    rpo_seconds: float | None = None
+    rpo_bytes: int | None = None
+    steps: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from datetime import datetime
 
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, Urgency
 from spot_optimizer.domain.signals import Signal, SignalType
@@ -55,13 +56,14 @@ def execution_name(agent_id: str, *, epoch: int, attempt: int) -> str:
     return f"{agent_id}-{epoch}-{attempt}"
 
 
-def decide_claim(agent: Agent, signal: Signal, *, execution: Execution) -> ClaimDecision:
+def decide_claim(agent: Agent, signal: Signal, *, execution: Execution, now: datetime) -> ClaimDecision:
     """Decide what a signal about an agent's primary leads to.
 
     Args:
         agent: The agent's row, read consistently.
         signal: What was seen.
         execution: State of the execution of the agent's current claim; `unknown` where there is none.
+        now: When.
     """
     if agent.lost:
         return Ignore("the agent is lost: every copy of its state is gone")
@@ -74,7 +76,7 @@ def decide_claim(agent: Agent, signal: Signal, *, execution: Execution) -> Claim
         # caller starts it under the same name, which Step Functions makes idempotent.
         return Join(agent.claim_attempt, _raise(agent, signal) if signal.urgency > agent.claim_urgency else None)
     attempt = agent.claim_attempt + 1 if agent.claim_epoch == agent.epoch else 1
-    return Retake(attempt, _claim(agent, signal, attempt=attempt))
+    return Retake(attempt, _claim(agent, signal, attempt=attempt, now=now))
 
 
 def claim_stands(agent: Agent) -> bool:
@@ -92,7 +94,7 @@ def concludes(agent: Agent) -> bool:
     return agent.claim_open and agent.claim_epoch < agent.epoch
 
 
-def _claim(agent: Agent, signal: Signal, *, attempt: int) -> Transaction:
+def _claim(agent: Agent, signal: Signal, *, attempt: int, now: datetime) -> Transaction:
     return Transaction(
         "claim",
         (
@@ -117,6 +119,7 @@ def _claim(agent: Agent, signal: Signal, *, attempt: int) -> Transaction:
                     "claim_signal": signal.type,
                     "claim_signal_at": signal.at,
                     "claim_deadline": signal.deadline,
+                    "claimed_at": now,
                     "task_token": None,
                 },
             ),
@@ -203,7 +206,7 @@ def give_up(agent: Agent, *, epoch: int, attempt: int) -> Transaction:
             Change(
                 Table.AGENTS,
                 (agent.agent_id,),
-                "an agent is lost only while no handover can still succeed",
+                "an agent is lost only while no handover can still succeed, and no snapshot has come",
                 only_if={
                     "epoch": Equals(epoch),
                     "claim_epoch": Equals(epoch),
@@ -211,6 +214,7 @@ def give_up(agent: Agent, *, epoch: int, attempt: int) -> Transaction:
                     "claim_open": Equals(True),
                     "handover_state": OneOf(NOT_OPEN),
                     "active_replica_id": Missing(),
+                    "snapshot_id": Missing() if agent.snapshot_id is None else Equals(agent.snapshot_id),
                 },
                 put={"lost": True, "claim_open": False, "task_token": None},
             ),

@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole
 from spot_optimizer.domain.replicas import Replica, ReplicaState, instance_values
+from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.snapshots import newest_usable
 from spot_optimizer.domain.writes import Below, Change, Condition, Equals, Missing, OneOf, Table, Transaction
 from spot_optimizer.errors import HandoverNotOpen, HandoverUnknown, PromotionUnproven, ReplicaNotReady, StaleEpoch
 
@@ -35,6 +37,13 @@ class Basis(enum.StrEnum):
 
     PRIMARY_DEAD = "primary-dead"
     """EC2 itself says that the primary is stopped or terminated."""
+
+    SNAPSHOT = "snapshot"
+    """As `PRIMARY_DEAD`, and the newest snapshot is newer than what any standby held; it was restored."""
+
+
+NEEDS_PROOF = (Basis.PRIMARY_DEAD, Basis.SNAPSHOT)
+"""Without a word from the primary or a lease that ran out, only EC2's word that it is dead will do."""
 
 
 def handover_id_for(agent: Agent) -> str:
@@ -83,6 +92,7 @@ def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead:
                     "handover_readiness": replica.readiness,
                     "handover_opened_at": now,
                     "handover_primary_dead": primary_dead,
+                    "handover_snapshot_id": newest_usable(agent, now=now) if primary_dead else None,
                     "handover_count": agent.handover_count + 1,
                 },
             ),
@@ -105,8 +115,10 @@ def may_take_over(replica: Replica, *, primary_dead: bool) -> bool:
     return replica.status is ReplicaState.READY or (primary_dead and replica.status is ReplicaState.SYNCING)
 
 
-def prove_primary_dead(agent: Agent) -> Transaction:
-    """Record EC2's word that the primary is dead: the standby may commit the last generation it holds."""
+def prove_primary_dead(agent: Agent, *, now: datetime) -> Transaction:
+    """Record EC2's word that the primary is dead: the standby may commit the last generation it holds, or restore the
+    newest snapshot if that is newer.
+    """
     return Transaction(
         "prove primary dead",
         (
@@ -120,7 +132,7 @@ def prove_primary_dead(agent: Agent) -> Transaction:
                     "handover_id": Equals(agent.handover_id),
                     "handover_state": Equals(HandoverState.OPEN),
                 },
-                put={"handover_primary_dead": True},
+                put={"handover_primary_dead": True, "handover_snapshot_id": newest_usable(agent, now=now)},
             ),
         ),
     )
@@ -157,6 +169,7 @@ def promote(
     readiness: int,
     covered_until: datetime | None,
     lag_seconds: float | None,
+    frozen: bool = False,
     now: datetime,
 ) -> Transaction:
     """The promotion: the one write that moves an agent to its next epoch.
@@ -173,6 +186,7 @@ def promote(
             may have been about to take readiness back when it froze.
         covered_until: The old primary's state up to here is on the standby.
         lag_seconds: How far behind the standby was when it last heard its primary; None if it can not tell.
+        frozen: The snapshot that it restored was taken when nothing was acknowledged any more.
         now: When.
 
     Raises:
@@ -180,7 +194,7 @@ def promote(
         HandoverUnknown: The agent's handover is another one.
         HandoverNotOpen: It was aborted.
         ReplicaNotReady: The replica can not take over, or not on this readiness.
-        PromotionUnproven: `primary-dead` is claimed and nothing proves it.
+        PromotionUnproven: `primary-dead` or `snapshot` is claimed and nothing proves it.
     """
     if agent.epoch != replica.epoch:
         raise StaleEpoch(
@@ -191,18 +205,24 @@ def promote(
         raise HandoverUnknown(f"'{handover_id}' is not this replica's handover; expected '{agent.handover_id}'")
     if agent.handover_state is not HandoverState.OPEN:
         raise HandoverNotOpen(f"handover {handover_id} is '{agent.handover_state}'; wait for the next one")
-    if basis is Basis.PRIMARY_DEAD and not agent.handover_primary_dead:
+    if basis in NEEDS_PROOF and not agent.handover_primary_dead:
         raise PromotionUnproven("EC2 does not say that the primary is stopped or terminated; wait for the proof")
+    if basis is Basis.SNAPSHOT and agent.handover_snapshot_id is None:
+        raise PromotionUnproven(f"handover {handover_id} offers no snapshot; commit what is held, or decline")
     if not _fits(replica, basis=basis, readiness=readiness):
         raise ReplicaNotReady(
             f"replica {replica.replica_id} is '{replica.status}' at readiness {replica.readiness}; the promotion was "
             f"asked for at readiness {readiness}"
         )
-    lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, lag_seconds=lag_seconds, now=now)
+    if basis is Basis.SNAPSHOT:
+        lost_seconds = seconds_since_snapshot(agent, covered_until=covered_until, frozen=frozen, now=now)
+        vouched_for = frozen
+    else:
+        lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, lag_seconds=lag_seconds, now=now)
+        vouched_for = basis is Basis.FINAL_GENERATION or _is_vouched_for(replica, lag_seconds)
     promised = agent.sync_interval_seconds * SYNC_INTERVALS_PROMISED
-    vouched_for = basis is Basis.FINAL_GENERATION or _is_vouched_for(replica, lag_seconds)
     replica_conditions: dict[str, Condition] = {"status": Equals(replica.status), "readiness": Equals(readiness)}
-    if basis is Basis.FINAL_GENERATION:
+    if basis in (Basis.FINAL_GENERATION, Basis.SNAPSHOT):
         replica_conditions = {"status": OneOf(HELD_STATES)}
     agent_conditions: dict[str, Condition] = {
         "epoch": Equals(agent.epoch),
@@ -212,7 +232,7 @@ def promote(
         "handover_replica_id": Equals(replica.replica_id),
         "lost": Equals(False),
     }
-    if basis is Basis.PRIMARY_DEAD:
+    if basis in NEEDS_PROOF:
         agent_conditions["handover_primary_dead"] = Equals(True)
     return Transaction(
         "promote",
@@ -277,7 +297,7 @@ def promote(
 
 
 def _fits(replica: Replica, *, basis: Basis, readiness: int) -> bool:
-    if basis is Basis.FINAL_GENERATION:
+    if basis in (Basis.FINAL_GENERATION, Basis.SNAPSHOT):
         return replica.status in HELD_STATES
     return readiness == replica.readiness and may_take_over(replica, primary_dead=basis is Basis.PRIMARY_DEAD)
 
@@ -303,6 +323,24 @@ def rpo_seconds(
         return lag_seconds
     since = covered_until or replica.covered_until or replica.created_at
     return max(replica.lag_seconds or 0.0, (now - since) / timedelta(seconds=1), 0.0)
+
+
+def seconds_since_snapshot(agent: Agent, *, covered_until: datetime | None, frozen: bool, now: datetime) -> float:
+    """How much of the primary's time is missing in a snapshot: up to its death if that is known, else up to now.
+
+    Args:
+        agent: The agent as read.
+        covered_until: The state up to here is in it.
+        frozen: Nothing was acknowledged after it.
+        now: When.
+    """
+    if frozen:
+        return 0.0
+    until = now
+    if agent.claim_signal == SignalType.STATE_CHANGE and agent.claim_signal_at is not None:
+        until = min(agent.claim_signal_at, now)
+    since = covered_until or agent.snapshot_taken_at or agent.registered_at
+    return max((until - since) / timedelta(seconds=1), 0.0)
 
 
 def _is_vouched_for(replica: Replica, lag_seconds: float | None) -> bool:

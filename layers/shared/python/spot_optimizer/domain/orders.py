@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
 from spot_optimizer.domain.agents import Agent, HandoverState, Instance
 from spot_optimizer.domain.replicas import Replica, ReplicaState
+from spot_optimizer.domain.snapshots import epoch_of
 from spot_optimizer.errors import StaleEpoch
 
 
@@ -40,13 +42,20 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class HandoverView:
-    """The agent's latest handover."""
+    """The agent's latest handover.
+
+    Attributes:
+        snapshot_taken_at: Behind a dead primary: the state up to here is in the newest snapshot (ISO 8601); None if
+            there is none. One of an earlier epoch is as old as that: `snapshot_epoch`.
+    """
 
     handover_id: str
     state: HandoverState
     replica_id: str
     readiness: int
     primary_dead: bool
+    snapshot_taken_at: str | None = None
+    snapshot_epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,7 @@ def orders_for(
             replica_id=agent.handover_replica_id,
             readiness=agent.handover_readiness or 0,
             primary_dead=agent.handover_primary_dead,
+            **_restorable(agent),
         )
     if instance_id == agent.primary_instance_id:
         role, other = Role.PRIMARY, standby
@@ -132,3 +142,12 @@ def orders_for(
         sync_interval_seconds=agent.sync_interval_seconds,
         lost=agent.lost,
     )
+
+
+def _restorable(agent: Agent) -> dict[str, Any]:
+    if not agent.handover_primary_dead or agent.handover_snapshot_id is None or agent.snapshot_taken_at is None:
+        return {}
+    return {
+        "snapshot_taken_at": agent.snapshot_taken_at.isoformat(),
+        "snapshot_epoch": epoch_of(agent.handover_snapshot_id),
+    }

@@ -50,6 +50,7 @@ from spot_optimizer.domain.protocol import (
     ShippingFailed,
     Start,
     Stop,
+    TakeLastSnapshot,
     Thaw,
     UnreadyAnswered,
     WorkloadFrozen,
@@ -75,6 +76,15 @@ RETRY_SECONDS = 0.5
 ABORT_WITHOUT_LINK_SECONDS = 2.0
 ABORT_WITHOUT_FINAL_SECONDS = 20.0
 LONGEST_RESTART_DELAY_SECONDS = 30.0
+LAST_SNAPSHOT = "last-snapshot"
+"""For what the workload is frozen where that is no handover."""
+
+LAST_SNAPSHOT_SECONDS = 15.0
+"""So long before AWS takes the instance the workload is frozen for a last snapshot, if no standby is ready."""
+
+OVERDUE_SECONDS = 60.0
+"""An instance that is still there so long after its time is not going to go: it serves on."""
+
 NEVER = float("-inf")
 
 
@@ -115,6 +125,9 @@ class Primary:
         frozen_at: When that began.
         final_sent: The final generation is on its way.
         final_held: The standby holds it durably.
+        goes_at: When AWS takes this instance; None while nobody said so.
+        frozen_for_last: The workload is, or is being, frozen for a last snapshot: no standby can be had in time.
+        last_taken: That snapshot was asked for.
         ended_handovers: Handovers that are known to be aborted; an old answer must not freeze for them again.
     """
 
@@ -151,6 +164,9 @@ class Primary:
     under_way: bool = False
     notice_deadline: str | None = None
     notice_sent_at: float = NEVER
+    goes_at: float | None = None
+    frozen_for_last: bool = False
+    last_taken: bool = False
     rebalance_sent_at: float = NEVER
     start_failures: int = 0
     start_after: float = NEVER
@@ -164,6 +180,7 @@ def may_serve(state: Primary, now: float) -> bool:
     return (
         state.confirmed
         and state.frozen_for is None
+        and not state.frozen_for_last
         and (state.bound is None or now < state.lease_until - lease.STOP_EARLY_SECONDS)
     )
 
@@ -233,8 +250,9 @@ class _Turn:
                 self.put(workload=Workload.FROZEN)
             case WorkloadStopped():
                 self._take_workload_stopped()
-            case NoticeRead(deadline):
-                self.put(notice_deadline=deadline)
+            case NoticeRead(deadline, seconds_left):
+                goes_at = self.state.goes_at if seconds_left is None else self.now + seconds_left
+                self.put(notice_deadline=deadline, goes_at=goes_at)
             case RebalanceRead():
                 self._take_rebalance()
             case _:
@@ -418,6 +436,7 @@ class _Turn:
             self._ask_lease()
             self._give_or_take_back_readiness()
             self._hand_over()
+            self._take_last_snapshot()
             self._run_workload()
         self._set_pace()
 
@@ -527,6 +546,28 @@ class _Turn:
         if link_gone or self.now - state.frozen_at >= ABORT_WITHOUT_FINAL_SECONDS:
             self._abort(state.frozen_for)
 
+    def _take_last_snapshot(self) -> None:
+        """Freeze before the end if nobody can take over: what is acknowledged after the last snapshot would be lost.
+
+        The link goes as well: what is still on its way over it would only hold up the snapshot.
+        """
+        state = self.state
+        if state.goes_at is None:
+            return
+        is_time = -LAST_SNAPSHOT_SECONDS <= self.now - state.goes_at < OVERDUE_SECONDS
+        if state.frozen_for_last:
+            if not is_time:
+                self.put(frozen_for_last=False, last_taken=False, goes_at=None)
+            elif state.workload in QUIET and not state.last_taken:
+                self.put(last_taken=True)
+                self.do(TakeLastSnapshot())
+        elif is_time and state.bound is None and state.frozen_for is None and state.workload is Workload.RUNNING:
+            self.put(frozen_for_last=True, workload=Workload.FREEZING)
+            if state.standby is not None:
+                self.put(standby=None, link_up=False, covered_until=NEVER, unanswered_since=None)
+                self.do(Disconnect())
+            self.do(Freeze(LAST_SNAPSHOT))
+
     def _abort(self, handover_id: str) -> None:
         if self.now - self.state.abort_sent_at >= RETRY_SECONDS:
             self.put(abort_sent_at=self.now)
@@ -541,6 +582,9 @@ class _Turn:
             elif state.workload is Workload.FROZEN:
                 self.put(workload=Workload.THAWING)
                 self.do(Thaw(state.epoch))
+        elif state.frozen_for_last and state.workload is Workload.RUNNING:
+            self.put(workload=Workload.FREEZING)
+            self.do(Freeze(LAST_SNAPSHOT))
         elif state.frozen_for is None and state.workload in BUSY:
             self.put(workload=Workload.STOPPING)
             self.do(Stop("the lease can not be renewed"))

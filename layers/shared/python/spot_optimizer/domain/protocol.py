@@ -54,9 +54,15 @@ class EpochOver:
 
 @dataclass(frozen=True, slots=True)
 class NoticeRead:
-    """IMDS shows an interruption notice for this instance; it goes at `deadline` (wall clock, for the report only)."""
+    """IMDS shows an interruption notice for this instance.
+
+    Attributes:
+        deadline: When it goes, by the wall clock; for the report only.
+        seconds_left: Until then, when it was read; None if nobody said.
+    """
 
     deadline: str
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,27 @@ class GenerationCommitted:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotRestored:
+    """Standby: the newest snapshot that can be restored is the image here, durably.
+
+    Attributes:
+        handover_id: For which it was asked.
+        covered_until: The primary's wall clock when it was taken, ISO 8601.
+    """
+
+    handover_id: str
+    generation: int
+    covered_until: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRefused:
+    """Standby: no snapshot can be restored."""
+
+    handover_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReadyAnswered:
     """Primary: the report that a replica is ready, number `readiness`, ended so."""
 
@@ -206,6 +233,8 @@ Event = (
     | Covered
     | ShippingFailed
     | GenerationCommitted
+    | SnapshotRestored
+    | SnapshotRefused
     | ReadyAnswered
     | UnreadyAnswered
     | CommitAnswered
@@ -328,6 +357,18 @@ class ShipFinal:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeLastSnapshot:
+    """Primary: the workload is frozen and no standby can be had: store the state as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSnapshot:
+    """Standby: make the newest snapshot the image here; answers `SnapshotRestored` or `SnapshotRefused`."""
+
+    handover_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportReady:
     """Primary: tell the control plane that the replica is ready; answers `ReadyAnswered`."""
 
@@ -425,6 +466,8 @@ Action = (
     | AskLease
     | AnswerLease
     | ShipFinal
+    | TakeLastSnapshot
+    | RestoreSnapshot
     | ReportReady
     | ReportUnready
     | Commit

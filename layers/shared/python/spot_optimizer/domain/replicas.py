@@ -51,6 +51,9 @@ class Replica:
         attempts: Every launch attempt: `{number, pool_id, lifecycle, outcome}`.
         generation: Number of the last generation the standby holds durably; 0 for none.
         covered_until: The primary's state up to here is on the standby.
+        sync_done_bytes: Bytes of state dealt with, of the generation that was under way when that was reported.
+        sync_total_bytes: Bytes of state that have to be dealt with for it.
+        sync_bytes_per_second: Its rate.
     """
 
     agent_id: str
@@ -72,6 +75,9 @@ class Replica:
     sync_percent: float = 0.0
     lag_seconds: float | None = None
     covered_until: datetime | None = None
+    sync_done_bytes: int | None = None
+    sync_total_bytes: int | None = None
+    sync_bytes_per_second: float | None = None
     ready_at: datetime | None = None
     ended_at: datetime | None = None
     failure: str | None = None
@@ -81,6 +87,15 @@ class Replica:
     def active(self) -> bool:
         """Whether the replica can still take over."""
         return self.status in ACTIVE_STATES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncPace:
+    """How far, and how fast, the generation is that is under way."""
+
+    done_bytes: int
+    total_bytes: int
+    bytes_per_second: float
 
 
 def replica_id_for(agent_id: str, *, epoch: int, purpose: str) -> str:
@@ -278,7 +293,13 @@ def report_unready(agent: Agent, replica: Replica, *, readiness: int) -> Transac
 
 
 def record_sync(
-    replica: Replica, *, generation: int, sync_percent: float, lag_seconds: float | None, covered_until: datetime | None
+    replica: Replica,
+    *,
+    generation: int,
+    sync_percent: float,
+    lag_seconds: float | None,
+    covered_until: datetime | None,
+    pace: SyncPace | None = None,
 ) -> Transaction:
     """Record how far the standby is; it changes no state."""
     return Transaction(
@@ -297,10 +318,21 @@ def record_sync(
                     "sync_percent": sync_percent,
                     "lag_seconds": lag_seconds,
                     "covered_until": covered_until,
+                    **_of_pace(pace),
                 },
             ),
         ),
     )
+
+
+def _of_pace(pace: SyncPace | None) -> dict[str, Any]:
+    if pace is None:
+        return {}
+    return {
+        "sync_done_bytes": pace.done_bytes,
+        "sync_total_bytes": pace.total_bytes,
+        "sync_bytes_per_second": pace.bytes_per_second,
+    }
 
 
 def end(agent_id: str, replica: Replica, *, state: ReplicaState, reason: str, now: datetime) -> Transaction:

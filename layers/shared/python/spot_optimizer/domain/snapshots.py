@@ -29,7 +29,7 @@ BASE_AFTER = timedelta(days=1)
 BASE_GRACE = timedelta(hours=2)
 """A delta that was begun just in time may be complete so much later."""
 
-DELTAS_PER_BASE = 100
+DELTAS_PER_BASE = 300
 """A restore reads one base and at most so many deltas."""
 
 DELTA_OBJECTS_KEPT = timedelta(days=9)
@@ -87,6 +87,11 @@ class Snapshot:
 def snapshot_id_for(*, epoch: int, generation: int) -> str:
     """The id of the snapshot of a generation; ids sort as generations do."""
     return f"{epoch:010d}-{generation:016d}"
+
+
+def epoch_of(snapshot_id: str) -> int:
+    """The epoch in which a snapshot was taken; its id tells."""
+    return int(snapshot_id.partition("-")[0])
 
 
 def object_key(agent_id: str, snapshot_id: str, kind: SnapshotKind) -> str:
@@ -243,7 +248,7 @@ class Cadence:
     """How often snapshots are taken.
 
     Attributes:
-        every_seconds: While no standby is ready; 0 for no snapshots at all.
+        every_seconds: While no standby is ready; 0 for none before a notice.
         noticed_every_seconds: The same, once this instance was given notice.
     """
 
@@ -280,14 +285,12 @@ def next_kind(chain: Chain | None, now: float) -> SnapshotKind:
 def next_due(cadence: Cadence, chain: Chain | None, *, standby_ready: bool, noticed: bool) -> float | None:
     """When the next snapshot is due, in the seconds of the chain's clock; None for never.
 
-    A ready standby is the better copy: then a base a day is enough, against the day on which both go at once.
+    A ready standby is the better copy; and reading all of a large state for a base would make it fall behind.
     """
-    if not cadence.every_seconds:
+    if standby_ready or not (cadence.every_seconds or noticed):
         return None
     if chain is None:
         return float("-inf")
-    if standby_ready:
-        return chain.begun_at + BASE_AFTER.total_seconds()
     return chain.taken_at + (cadence.noticed_every_seconds if noticed else cadence.every_seconds)
 
 
@@ -319,15 +322,17 @@ def protection(*, standby_ready: bool, state_bytes: int | None, bytes_per_second
     return Protection.FITS if state_bytes / bytes_per_second <= left else Protection.UNPROTECTED
 
 
-def usd_per_day(*, base_bytes: int, delta_bytes_per_day: int, snapshots_per_day: int, parts_per_day: int) -> Decimal:
+def usd_per_day(
+    *, base_bytes_per_day: int, delta_bytes_per_day: int, snapshots_per_day: int, parts_per_day: int
+) -> Decimal:
     """What the snapshots of one agent cost a day, once as many are kept as ever will be.
 
     Args:
-        base_bytes: Size of a base; one is taken a day.
+        base_bytes_per_day: Size of all bases of a day.
         delta_bytes_per_day: Size of all deltas of a day.
         snapshots_per_day: How many are begun; each takes a request to begin it and one to complete it.
         parts_per_day: How many parts they are uploaded in.
     """
-    kept = base_bytes * BASE_OBJECTS_KEPT.days + delta_bytes_per_day * DELTA_OBJECTS_KEPT.days
+    kept = base_bytes_per_day * BASE_OBJECTS_KEPT.days + delta_bytes_per_day * DELTA_OBJECTS_KEPT.days
     stored = Decimal(kept) / 10**9 * STORED_USD_PER_GIGABYTE_MONTH / 30
     return stored + WRITTEN_USD_PER_REQUEST * (2 * snapshots_per_day + parts_per_day)

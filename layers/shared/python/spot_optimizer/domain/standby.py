@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from spot_optimizer.domain import lease
 from spot_optimizer.domain.agents import HandoverState
@@ -39,6 +40,9 @@ from spot_optimizer.domain.protocol import (
     Remember,
     ReportNotice,
     ReportSilent,
+    RestoreSnapshot,
+    SnapshotRefused,
+    SnapshotRestored,
     Start,
 )
 from spot_optimizer.domain.replicas import ReplicaState
@@ -74,6 +78,9 @@ class Standby:
         generation: The last generation that is durable here, 0 for none.
         final_for: The handover whose final generation is durable here.
         commit_in_flight: A promotion was asked for and has not been answered.
+        restoring: The handover for which a snapshot is being restored.
+        restored: The handover for which a snapshot was restored: it is the newest there is.
+        unrestorable: The handover for which no snapshot could be restored.
         empty_since: Since when it knows that it was handed to and holds nothing.
     """
 
@@ -97,6 +104,9 @@ class Standby:
     handover: HandoverView | None = None
     commit_in_flight: bool = False
     commit_after: float = NEVER
+    restoring: str | None = None
+    restored: str | None = None
+    unrestorable: str | None = None
     empty_since: float | None = None
     silent_sent_at: float = NEVER
     under_way: bool = False
@@ -145,6 +155,11 @@ class _Turn:
                 self._answer_lease(event)
             case GenerationCommitted():
                 self._take_generation(event)
+            case SnapshotRestored(handover_id, generation, covered_until):
+                self.put(restoring=None, restored=handover_id, generation=generation, covered_until=covered_until)
+                self.put(final_for=None, lag_seconds=None)
+            case SnapshotRefused(handover_id):
+                self.put(restoring=None, unrestorable=handover_id)
             case LinkChanged(_, up):
                 # A connection counts as hearing from the primary; the loss of one does not: silence has its own clock.
                 if up:
@@ -275,6 +290,8 @@ class _Turn:
         state = self.state
         if state.commit_in_flight or self.now < state.commit_after:
             return
+        if self._restores():
+            return
         if state.generation == 0:
             self._decline()
             return
@@ -284,12 +301,31 @@ class _Turn:
         elif handover is None or not self._handover_is_ours:
             return
         elif handover.primary_dead:
-            self._ask_for_promotion(handover.handover_id, Basis.PRIMARY_DEAD, state.readiness)
+            basis = Basis.SNAPSHOT if state.restored == handover.handover_id else Basis.PRIMARY_DEAD
+            self._ask_for_promotion(handover.handover_id, basis, state.readiness)
         elif (
             not state.granting and state.status is ReplicaState.READY and self.now >= lease.safe_after(state.granted_at)
         ):
             # Only on a number at which it was ready: the withdrawal of it has a higher one, and frees us to grant.
             self._ask_for_promotion(handover.handover_id, Basis.LEASE_EXPIRED, state.readiness)
+
+    def _restores(self) -> bool:
+        """Whether a snapshot is being restored, because it is newer than what is held, or all there is."""
+        state, handover = self.state, self.state.handover
+        if state.restoring is not None:
+            return True
+        if handover is None or not self._handover_is_ours or handover.snapshot_taken_at is None:
+            return False
+        if handover.handover_id in (state.restored, state.unrestorable) or state.final_for is not None:
+            return False
+        if state.generation and state.covered_until is not None:
+            # What a standby holds is of its own epoch, so a snapshot of an earlier one is older, whatever clocks say.
+            is_of_this_epoch = handover.snapshot_epoch in (None, state.epoch)
+            if not is_of_this_epoch or _instant(state.covered_until) >= _instant(handover.snapshot_taken_at):
+                return False
+        self.put(restoring=handover.handover_id)
+        self.do(RestoreSnapshot(handover.handover_id))
+        return True
 
     def _decline(self) -> None:
         handover = self.state.handover
@@ -322,3 +358,7 @@ class _Turn:
         if pace != state.pace:
             self.put(pace=pace)
             self.do(pace)
+
+
+def _instant(written: str) -> datetime:
+    return datetime.fromisoformat(written)
