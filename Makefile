@@ -16,7 +16,7 @@ DEMO := $(PYTHON) -m local.demo
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/layers/ml/python:$(CURDIR)/agent:$(CURDIR)/cli
 
 .PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo \
-        simulate simulate-mutants bench-prices bench-sync bench-fence bench-decide train walkthrough openapi clean
+        simulate simulate-mutants bench-prices bench-sync bench-fence bench-decide train backtest walkthrough openapi clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ walkthrough: setup ## Write what docs/spotctl.md shows
 
 bench-fence: setup ## Measure how soon a workload whose lease has ended is dead (BUSY=4)
 	@$(PYTHON) -m bench.fence --busy $(or $(BUSY),0)
+
+backtest: setup ## Replay recorded markets under rival policies; writes build/backtest.json and docs/backtest.png
+	@$(PYTHON) -m backtest
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

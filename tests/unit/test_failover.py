@@ -41,6 +41,7 @@ from tests.builders import (
     a_standby,
     an_agent,
     an_instance,
+    an_interruption,
 )
 from tests.fakes import FakeCompute, FakeFleet, FakeJoining, FakeRecords, FakeWorkflows
 
@@ -423,6 +424,36 @@ def test_when_every_way_to_launch_was_tried_the_replica_fails_and_the_agent_is_f
     replica_id = plane.records.replicas(AGENT)[0].replica_id
     preparation.fail_replica(plane, AGENT, replica_id, cause="NoPoolQualifies")
     assert plane.records.agent(AGENT).active_replica_id is None
+
+
+@pytest.mark.parametrize(
+    ("replica_type", "minutes_ago", "lifecycle"),
+    [
+        (ReplicaType.AUTOMATIC_TERMINATION, 3, Lifecycle.ON_DEMAND),
+        (ReplicaType.AUTOMATIC_TERMINATION, 30, Lifecycle.SPOT),
+        (ReplicaType.AUTOMATIC_REBALANCE, 3, Lifecycle.SPOT),
+        (ReplicaType.MANUAL, 3, Lifecycle.SPOT),
+    ],
+)
+def test_under_notice_pools_that_were_struck_minutes_ago_come_after_on_demand(
+    replica_type: ReplicaType, minutes_ago: int, lifecycle: Lifecycle
+) -> None:
+    plane = FakePlane()
+    plane.records.put(
+        an_agent(active_replica_id=REPLICA),
+        a_replica(status=ReplicaState.LAUNCHING, type=replica_type, instance_id=None, launch_number=0, attempts=()),
+        *(
+            an_interruption(
+                event_id=f"i-{zone}-{kind}#termination-notice",
+                pool_id=f"{zone}.{kind}",
+                detected_at=NOON - timedelta(minutes=minutes_ago),
+            )
+            for zone in ("us-east-1a", "us-east-1b", "us-east-1c")
+            for kind in an_agent().instance_types
+            if f"{zone}.{kind}" != an_agent().primary_pool_id
+        ),
+    )
+    assert preparation.select_pool(plane, AGENT, REPLICA)["lifecycle"] == lifecycle
 
 
 def test_a_replica_ended_while_it_is_launched_leaves_no_instance() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from spotctl.converting import WHY_NOT_IN_THE_CLOUD, convert_apart
 from spotctl.failures import Document, NotUnderstood, Unfinished
@@ -64,6 +65,36 @@ def list_models(at_most: AtMost = None, as_json: AsJson = False) -> None:
     with begin(as_json=as_json) as session:
         found = session.api.pages("/api/admin/ml-models/sessions", "sessions", at_most=at_most)
         session.screen.show_list(SESSIONS, found)
+
+
+@app.command("train")
+def train_model(
+    out: Annotated[Path, typer.Option("--out", help="Where the model goes.", file_okay=False)] = Path("build/model"),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", exists=True, file_okay=False, help="The folder of recorded markets; SPOT_DATA_DIR by default."
+        ),
+    ] = None,
+) -> None:
+    """Train a model on recorded interruptions, on this machine, and tell how good it is. Calls no API.
+
+    It needs the repository and its `make setup`; an installed spotctl alone does not carry XGBoost.
+    """
+    try:
+        from training.__main__ import show
+        from training.pipeline import train_on_recorded
+        from training.recorded import DataMissing
+    except ImportError as absent:
+        raise NotUnderstood(
+            f"the training pipeline is not here ({absent})",
+            advice="run it in the repository: `make train`, or `.venv/bin/spotctl models train` with PYTHONPATH set",
+        ) from None
+    try:
+        trained = train_on_recorded(out, folder=data)
+    except DataMissing as missing:
+        raise NotUnderstood(str(missing), advice="--data names the folder") from None
+    show(trained, Console())
 
 
 @app.command("upload")

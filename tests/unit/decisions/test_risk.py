@@ -115,3 +115,13 @@ def test_cutting_a_spell_in_two_changes_nothing(history: list[Held], percent: in
     whole, cut = recent_exposure(history, now=NOW), recent_exposure(halves, now=NOW)
     assert cut.held_hours == pytest.approx(whole.held_hours)
     assert cut.interruptions == pytest.approx(whole.interruptions)
+
+
+@settings(max_examples=60)
+@given(st.lists(spells, max_size=8), st.integers(0, 10_000))
+def test_what_is_over_can_be_carried_on_instead_of_summed_up_again(history: list[Held], minutes: int) -> None:
+    over = [held for held in history if held.until is not None and held.until <= NOW]
+    later = NOW + timedelta(minutes=minutes)
+    carried, summed = recent_exposure(over, now=NOW).aged(later - NOW), recent_exposure(over, now=later)
+    assert carried.held_hours == pytest.approx(summed.held_hours, abs=1e-9)
+    assert carried.interruptions == pytest.approx(summed.interruptions, abs=1e-9)

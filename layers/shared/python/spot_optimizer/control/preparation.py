@@ -192,6 +192,7 @@ def _order(plane: Plane, agent: Agent, replica: Replica, subnets: Mapping[str, s
         subnets,
         excluded_zones=replica.exclude_zones,
         safest_first=replica.type is not ReplicaType.MANUAL,
+        under_notice=replica.type is ReplicaType.AUTOMATIC_TERMINATION,
     )
 
 

@@ -52,9 +52,18 @@ def candidates(
 
 
 def launch_order(
-    plane: Plane, agent: Agent, subnets: Mapping[str, str], *, excluded_zones: Sequence[str], safest_first: bool
+    plane: Plane,
+    agent: Agent,
+    subnets: Mapping[str, str],
+    *,
+    excluded_zones: Sequence[str],
+    safest_first: bool,
+    under_notice: bool = False,
 ) -> tuple[LaunchTarget, ...]:
     """Every way to launch a standby of the agent, in the order in which they are tried.
+
+    What is not urgent may go to a pool that was struck minutes ago, when nothing better is left on spot. A replacement
+    under notice has no time to lose there.
 
     Raises:
         NoPoolQualifies: There is none.
@@ -70,6 +79,7 @@ def launch_order(
         excluded_zones=excluded_zones,
         interruptions={one.pool.pool_id: one.interruptions for one in known},
         safest_first=safest_first,
+        struck_pool_ids={one.pool.pool_id for one in known if under_notice and one.struck(plane.clock())},
     )
 
 

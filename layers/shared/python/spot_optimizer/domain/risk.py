@@ -136,6 +136,14 @@ class Exposure:
     held_hours: float = 0.0
     interruptions: float = 0.0
 
+    def aged(self, by: timedelta, *, half_life: timedelta = HALF_LIFE) -> Exposure:
+        """The same some time later, nothing having been held since: to carry it on instead of summing up again."""
+        share = math.exp2(-(by / half_life))
+        return Exposure(self.held_hours * share, self.interruptions * share)
+
+    def __add__(self, other: Exposure) -> Exposure:
+        return Exposure(self.held_hours + other.held_hours, self.interruptions + other.interruptions)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:

@@ -1,0 +1,1 @@
+"""What policies would have come to on recorded markets: cost, outage, failovers and lost state, side by side."""
