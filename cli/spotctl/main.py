@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from spotctl import __version__
-from spotctl.commands import agents, clients, demo_data, emergencies, health, models, prices, replicas, signing, tokens
+from spotctl.commands import (
+    agents,
+    clients,
+    demo_data,
+    emergencies,
+    fleet,
+    health,
+    models,
+    prices,
+    replicas,
+    signing,
+    tokens,
+)
 from spotctl.failures import ExitCode
 
 EXIT_CODES = "\n\n".join(["Exit codes:", *(f"{int(code)}  {code.meaning}" for code in ExitCode)])
@@ -43,6 +55,8 @@ app.command("health", rich_help_panel="Begin")(health.health)
 app.add_typer(agents.app, rich_help_panel="Workloads")
 app.add_typer(replicas.app, rich_help_panel="Workloads")
 app.add_typer(emergencies.app, rich_help_panel="Workloads")
+app.command("switches", rich_help_panel="What happened")(fleet.list_switches)
+app.command("interruptions", rich_help_panel="What happened")(fleet.list_interruptions)
 app.command("pools", rich_help_panel="Prices")(prices.list_pools)
 app.command("prices", rich_help_panel="Prices")(prices.show_prices)
 app.command("quality", rich_help_panel="Prices")(prices.show_quality)

@@ -271,6 +271,18 @@ def test_waiting_has_an_end(spotctl: Spotctl, agent: Registration) -> None:
     assert "goes on without you" in problem["detail"]
 
 
+def test_a_replica_is_terminated_and_a_handover_forbids_it(spotctl: Spotctl, agent: Registration, rows: Rows) -> None:
+    an_active_replica(agent)
+    ended = spotctl("replicas", "terminate", agent.agent_id, "rep-1", "--yes", "--json").document
+    assert ended["status"] == "terminated"
+    assert ended["failure"].startswith("terminated by operator:")
+    an_active_replica(agent)
+    put(Table.AGENTS, agent.agent_id, handover_state=HandoverState.OPEN, handover_id="h-1", handover_replica_id="rep-1")
+    before = rows()
+    assert spotctl("replicas", "terminate", agent.agent_id, "rep-1", "--yes").status == ExitCode.CONFLICT
+    assert rows() == before
+
+
 # --- handing over
 
 
@@ -497,6 +509,46 @@ def test_a_client_is_created_and_gets_a_token_that_is_alone_on_its_line(spotctl:
     assert http.call("GET", "/api/agents", token=rotated["token"]).status == 200
     assert spotctl("tokens", "revoke", token.split("_")[2], "--yes").status == 0
     assert http.call("GET", "/api/agents", token=rotated["token"]).status == 401
+
+
+def test_a_persons_token_is_issued_for_a_role(spotctl: Spotctl) -> None:
+    ended = spotctl("tokens", "issue-operator", "viewer", "--name", "Kim", "--days", "3")
+    spotctl.environment["SPOTCTL_TOKEN"] = ended.out.splitlines()[-1]
+    assert spotctl("agents", "list").status == 0
+    assert spotctl("clients", "create", "globex").status == ExitCode.FORBIDDEN
+    assert spotctl("tokens", "issue-operator", "emperor", "--name", "Kim").status == ExitCode.INVALID
+
+
+# --- looking
+
+
+def test_the_pools_of_an_agent_say_why_not(spotctl: Spotctl, agent: Registration) -> None:
+    pools = spotctl("agents", "pools", agent.agent_id, "--json").document
+    assert all(pool["qualifies"] or pool["explanation"] for pool in pools)
+    shown = spotctl("agents", "pools", agent.agent_id).out
+    assert all(pool["pool_id"] in shown for pool in pools)
+
+
+def test_filters_of_what_happened_reach_the_api(spotctl: Spotctl, served: ServedApi, agent: Registration) -> None:
+    filters = ("--agent", agent.agent_id, "--from", "2026-03-01", "--to", "2026-03-02")
+    assert spotctl("switches", *filters, "--reason", "manual", "--json").document == []
+    assert served.asked[-1].query | {"limit": ""} == {
+        "agent_id": agent.agent_id,
+        "since": "2026-03-01T00:00:00+00:00",
+        "until": "2026-03-02T00:00:00+00:00",
+        "switch_reason": "manual",
+        "limit": "",
+    }
+    assert spotctl("interruptions", *filters, "--signal", "termination-notice", "--json").document == []
+    assert served.asked[-1].query["signal_type"] == "termination-notice"
+    assert "no interruption" in spotctl("interruptions").err
+
+
+def test_the_instances_of_a_client_are_listed(spotctl: Spotctl, agent: Registration) -> None:
+    listed = spotctl("clients", "instances", "acme", "--role", "primary", "--json").document
+    assert [instance["instance_id"] for instance in listed] == [PRIMARY]
+    assert PRIMARY in spotctl("clients", "instances", "acme").out
+    assert spotctl("clients", "instances", "acme", "--role", "king").status == ExitCode.INVALID
 
 
 # --- models

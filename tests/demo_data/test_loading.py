@@ -79,6 +79,10 @@ def test_the_api_shows_it(http: Http, now: datetime) -> None:
     for pool in demo_pools(REGION)[:-1]:
         answer = http.call("GET", f"/api/pools/{pool.pool_id}/prices", token=http.admin).body
         assert answer["buckets_priced"] == 12
+    switches = http.call("GET", "/api/switches", token=http.admin).body["switches"]
+    assert [switch["agent_id"] for switch in switches] == ["agt-demo-orders"]
+    signals = http.call("GET", "/api/interruptions", token=http.admin, query={"client_id": "demo-bank"})
+    assert [one["signal_type"] for one in signals.body["interruptions"]] == ["rebalance-recommendation"]
     clients = http.call("GET", "/api/clients", token=http.admin).body["clients"]
     assert sum(client["client_id"].startswith("demo-") for client in clients) == 4
 

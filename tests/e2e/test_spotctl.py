@@ -83,11 +83,11 @@ def test_demo_data_loads_where_it_may_and_shows(
     launch_workload()
     outputs = tmp_path / "outputs.json"
     outputs.write_text(json.dumps({"spot-optimizer-dev": dict(tenancy.outputs)}))
-    before = operator.json("agents", "list")
+    before = [agent["agent_id"] for agent in operator.json("agents", "list")]
     load = ("demo-data", "load", "--outputs", str(outputs), "--days", "1")
     refused = operator.run(*load)
     assert refused.returncode == ExitCode.CONFLICT, refused.stderr
-    assert operator.json("agents", "list") == before
+    assert [agent["agent_id"] for agent in operator.json("agents", "list")] == before
     loaded = operator.json(*load, "--force")
     assert (loaded["loaded"]["clients"], loaded["loaded"]["replicas"], loaded["loaded"]["pools"]) == (4, 4, 5)
     demo = [agent for agent in operator.json("agents", "list") if agent["agent_id"].startswith("agt-demo-")]

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from spotctl import watching
+from spotctl.commands import fleet
 from spotctl.commands.replicas import replica_columns
 from spotctl.failures import Document, NotUnderstood
 from spotctl.screen import Column, Shape, table_of
@@ -18,6 +19,7 @@ from spotctl.words import ago, moment, seconds, state, strong
 app = typer.Typer(name="agents", help="Look at the protected workloads, and change how they are looked after.")
 config = typer.Typer(name="config", help="The toggles, and how often state is shipped.")
 app.add_typer(config)
+app.command("pools")(fleet.list_candidates)
 
 CONFIGURATION = Shape(
     "Configuration",

@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from spotctl.commands import fleet
 from spotctl.screen import Column, Shape
 from spotctl.session import AsJson, AtMost, begin
 from spotctl.words import moment, strong
 
 app = typer.Typer(name="clients", help="The tenants. One never sees another's workloads.")
+
+app.command("instances")(fleet.list_instances)
 
 CLIENT = Shape(
     "ClientAnswer",

@@ -7,10 +7,13 @@ import uuid
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
+from rich.text import Text
 
 from spotctl import watching
+from spotctl.commands import fleet
 from spotctl.failures import Document, Unfinished
-from spotctl.screen import Column, Shape
+from spotctl.screen import Column, Shape, table_of
 from spotctl.session import AgentId, AsJson, AtMost, ReplicaId, Session, Wait, WithinSeconds, Yes, begin
 from spotctl.words import ago, moment, plain, progress, seconds, state, strong
 
@@ -129,9 +132,11 @@ def create_replica(
             idempotency_key=key or uuid.uuid4().hex,
             agent_id=agent_id,
         )
+        considered = replica.get("considered", ())
         if wait:
             replica = await_ready(session, agent_id, replica["replica_id"], within_seconds=within_seconds)
-        session.screen.show(REPLICA, replica)
+        below: list[RenderableType] = [Text(), table_of(fleet.CANDIDATE.columns, considered)] if considered else []
+        session.screen.show(REPLICA, replica, below=below)
 
 
 @app.command("promote")
@@ -166,6 +171,17 @@ def promote_replica(
             within_seconds=within_seconds,
             since=agent,
         )
+
+
+@app.command("terminate")
+def terminate_replica(agent_id: AgentId, replica_id: ReplicaId, yes: Yes = False, as_json: AsJson = False) -> None:
+    """End a replica and its instance. Refused while a handover to it is open, and once it has taken over."""
+    with begin(as_json=as_json) as session:
+        session.confirm(f"Terminate {replica_id}? Until another is ready, {agent_id} has no standby.", yes=yes)
+        ended = session.api.delete(
+            "/api/agents/{agent_id}/replicas/{replica_id}", agent_id=agent_id, replica_id=replica_id
+        )
+        session.screen.show(REPLICA, ended)
 
 
 def await_ready(session: Session, agent_id: str, replica_id: str, *, within_seconds: float) -> Document:

@@ -19,10 +19,15 @@ TOKEN = Shape(
         Column("token", "token_id", strong),
         Column("speaks for", "kind"),
         Column("client", "client_id"),
+        Column("role", "role"),
         Column("expires", "expires_at", moment),
     ),
 )
 
+Key = Annotated[
+    str | None,
+    typer.Option("--key", help="Idempotency key: with the same key no second token is issued.", show_default=False),
+]
 TokenId = Annotated[str, typer.Argument(metavar="TOKEN_ID", help="The token's id: its third part.", show_default=False)]
 
 
@@ -31,10 +36,7 @@ def issue_token(
     client_id: ClientId,
     name: Annotated[str | None, typer.Option("--name", help="What it is for.", show_default=False)] = None,
     valid_days: Annotated[int, typer.Option("--days", min=1, max=365, help="How long it is in force.")] = 365,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", help="Idempotency key: with the same key no second token is issued.", show_default=False),
-    ] = None,
+    key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Issue a client's token. Its secret is shown this once: on stdout, alone on its line."""
@@ -46,6 +48,20 @@ def issue_token(
             client_id=client_id,
         )
         _hand_out(session, issued)
+
+
+@app.command("issue-operator")
+def issue_operator_token(
+    role: Annotated[str, typer.Argument(metavar="ROLE", help="viewer, operator or admin.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="Whose it is.", show_default=False)],
+    valid_days: Annotated[int, typer.Option("--days", min=1, max=365, help="How long it is in force.")] = 90,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Issue a person's token. Its secret is shown this once: on stdout, alone on its line."""
+    with begin(as_json=as_json) as session:
+        body = {"role": role, "name": name, "valid_days": valid_days}
+        _hand_out(session, session.api.post("/api/tokens", body, idempotency_key=key))
 
 
 @app.command("rotate")

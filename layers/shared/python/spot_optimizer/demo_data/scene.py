@@ -203,6 +203,7 @@ def set_scene(region: str, now: datetime) -> Scene:
     switches = (
         Switch(
             agent_id=orders.agent_id,
+            client_id=orders.client_id,
             switch_id="0000000002",
             epoch=2,
             from_instance_id=_instance_id("orders", 1),
@@ -303,6 +304,7 @@ def _interruption(
     instance_id = _instance_id(agent.name, number)
     event = Interruption(
         agent_id=agent.agent_id,
+        client_id=agent.client_id,
         event_id=f"{instance_id}#{signal}",
         instance_id=instance_id,
         pool_id=pool_id,
