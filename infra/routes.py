@@ -28,6 +28,8 @@ REPLICA_API: Final = (
     "POST /api/agents/{agent_id}/handovers/{handover_id}/commit",
     "POST /api/agents/{agent_id}/handovers/{handover_id}/abort",
     "POST /api/agents/{agent_id}/create-emergency-replica",
+    "POST /api/agents/{agent_id}/pause",
+    "POST /api/agents/{agent_id}/resume",
     "POST /api/agents/{agent_id}/termination-imminent",
 )
 
@@ -65,6 +67,9 @@ OPERATOR_API: Final = (
     "POST /api/clients",
     "POST /api/clients/{client_id}/tokens",
     "POST /api/tokens",
+    "GET /api/pause",
+    "POST /api/pause",
+    "POST /api/resume",
     "POST /api/tokens/{token_id}/rotate",
     "DELETE /api/tokens/{token_id}",
     # whatever has no route gets its 404 in the same form as every other refusal

@@ -14,6 +14,7 @@ from spot_optimizer.control import (
     emergencies,
     failover,
     heartbeats,
+    pausing,
     preparation,
     replication,
     signals,
@@ -273,6 +274,14 @@ def operator_creates_replica(plane: Plane, agent_id: str, *, purpose: str | None
     replication.create_replica(
         plane, agent_id, replica_type=replicas.ReplicaType.MANUAL, created_by="operator", purpose=purpose
     )
+
+
+def operator_pauses(plane: Plane, agent_id: str) -> None:
+    pausing.pause_agent(plane, agent_id, reason="an operator asked")
+
+
+def operator_resumes(plane: Plane, agent_id: str) -> None:
+    pausing.resume_agent(plane, agent_id)
 
 
 def operator_promotes(plane: Plane, agent_id: str) -> None:

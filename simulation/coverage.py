@@ -15,6 +15,7 @@ HAPPENINGS = (
     "rebalance",
     "operator-promote",
     "operator-create",
+    "operator-pause",
     "operator-terminate",
     "kill-agent",
     "pause-agent",

@@ -642,6 +642,7 @@ WEIGHTS: dict[str, float] = {
     "capacity": 3,
     "wall-jump": 4,
     "operator": 3,
+    "operator-pause": 1,
     "interruption": 3,
     "strike-agent": 9,
     "strike-task": 12,
@@ -694,6 +695,8 @@ def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one 
             return Fault(sort, at - 3.0, where, chance.uniform(10.0, 90.0))
         case "wall-jump":
             return Fault(sort, at, chance.choice((who, "control-plane")))
+        case "operator-pause":
+            return Fault(sort, at, "", chance.uniform(1.0, 60.0))
         case "operator":
             return Fault(chance.choice(("operator-promote", "operator-create", "operator-terminate")), at)
         case "interruption":

@@ -9,6 +9,7 @@ from typing import Any
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.catalogue import INTERRUPTING
+from spot_optimizer.domain.pauses import ALL, FleetControl, Pause
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.writes import Change, Table, Transaction, holds
@@ -21,6 +22,7 @@ KEYS: Mapping[Table, tuple[str, ...]] = {
     Table.INTERRUPTIONS: ("agent_id", "event_id"),
     Table.SWITCHES: ("agent_id", "switch_id"),
     Table.SNAPSHOTS: ("agent_id", "snapshot_id"),
+    Table.FLEET_CONTROLS: ("control_id",),
 }
 VALUES: Mapping[Table, Callable[..., Any]] = {
     Table.AGENTS: Agent,
@@ -29,6 +31,7 @@ VALUES: Mapping[Table, Callable[..., Any]] = {
     Table.INTERRUPTIONS: Interruption,
     Table.SWITCHES: Switch,
     Table.SNAPSHOTS: Snapshot,
+    Table.FLEET_CONTROLS: FleetControl,
 }
 Row = dict[str, Any]
 
@@ -105,6 +108,10 @@ class Tables:
     def interruption(self, agent_id: str, event_id: str) -> Interruption | None:
         interruption: Interruption | None = self._read(Table.INTERRUPTIONS, (agent_id, event_id))
         return interruption
+
+    def pause_of_all(self) -> Pause | None:
+        control: FleetControl | None = self._read(Table.FLEET_CONTROLS, (ALL,))
+        return None if control is None else control.pause
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
         switch: Switch | None = self._read(Table.SWITCHES, (agent_id, switch_id))

@@ -146,6 +146,8 @@ class World:
             traffic_adapter=TrafficAdapter.EIP,
             traffic_target=ADDRESS,
             traffic_epoch=1,
+            # In every fourth run a standby is released, or not replaced, after some seconds already.
+            quiet_seconds=15 if self.plan.seed % 4 == 0 else 43_200,
         )
         instance = Instance(
             instance_id=FIRST,
@@ -646,6 +648,23 @@ class World:
 
     def _operator_promote(self, _fault: Fault) -> None:
         self._invoke("operator promotes", lambda: api.operator_promotes(self.plane, AGENT_ID))
+
+    def _operator_pause(self, fault: Fault) -> None:
+        self._invoke("operator pauses", lambda: api.operator_pauses(self.plane, AGENT_ID))
+        self.kernel.after(fault.lasts, self._resume)
+
+    def _resume(self) -> None:
+        """An operator asks until it is resumed, and for a while after: the request to pause may still be on its way."""
+        for seconds in (0.0, 4.0, 12.0):
+            self.kernel.after(
+                seconds,
+                lambda: self._invoke("operator resumes", lambda: api.operator_resumes(self.plane, AGENT_ID)),
+            )
+        self.kernel.after(20.0, self._resume_if_paused)
+
+    def _resume_if_paused(self) -> None:
+        if self.tables.agent(AGENT_ID).paused_at is not None:
+            self._resume()
 
     def _operator_create(self, _fault: Fault) -> None:
         # Half of them with an Idempotency-Key of their own.

@@ -10,7 +10,17 @@ from typing import Any
 from aws_lambda_powertools.event_handler import Response
 
 from spot_optimizer import __version__, wiring
-from spot_optimizer.api.fields import ClientPath, Cursor, IdempotencyKey, Limit, TokenPath, cursor_after, read_cursor
+from spot_optimizer.api.fields import (
+    ClientPath,
+    Cursor,
+    IdempotencyKey,
+    Limit,
+    PauseAnswer,
+    PauseRequest,
+    TokenPath,
+    cursor_after,
+    read_cursor,
+)
 from spot_optimizer.api.operators import (
     ClientAnswer,
     ClientRequest,
@@ -22,9 +32,10 @@ from spot_optimizer.api.operators import (
     TokenRequest,
 )
 from spot_optimizer.api.router import JSON, Router
-from spot_optimizer.control import issuing
+from spot_optimizer.control import issuing, pausing
 from spot_optimizer.domain import tokens
 from spot_optimizer.domain.clients import Client
+from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.tokens import OperatorRole, TokenKind
 
 DESCRIPTION = Path(__file__).with_name("openapi.json")
@@ -123,6 +134,34 @@ def revoke_token(token_id: TokenPath) -> None:
     """For admins. It is void at once."""
     tokens.require_role(api.caller, OperatorRole.ADMIN)
     issuing.revoke(wiring.records(), token_id, now=wiring.clock())
+
+
+@api.get("/api/pause", summary="Whether everything is paused", tags=["pausing"])
+def get_pause() -> PauseAnswer:
+    """For operators of any role; agents may be paused for themselves beside it."""
+    tokens.require_role(api.caller, OperatorRole.VIEWER)
+    return _paused(wiring.records().pause_of_all())
+
+
+@api.post("/api/pause", summary="Change nothing at all", tags=["pausing"])
+def pause_all(body: PauseRequest) -> PauseAnswer:
+    """For admins. No failover, replica or switch is begun until it is resumed; what is under way ends."""
+    tokens.require_role(api.caller, OperatorRole.ADMIN)
+    return _paused(pausing.pause_all(wiring.plane(), reason=body.reason))
+
+
+@api.post("/api/resume", summary="End the pause of all", tags=["pausing"])
+def resume_all() -> PauseAnswer:
+    """For admins. Agents that are paused for themselves stay so; what went by is looked at within a minute."""
+    tokens.require_role(api.caller, OperatorRole.ADMIN)
+    pausing.resume_all(wiring.plane())
+    return _paused(wiring.records().pause_of_all())
+
+
+def _paused(pause: Pause | None) -> PauseAnswer:
+    return PauseAnswer(
+        paused_at=None if pause is None else pause.paused_at, paused_because=None if pause is None else pause.reason
+    )
 
 
 @wiring.logger.inject_lambda_context(correlation_id_path="requestContext.requestId")

@@ -13,6 +13,8 @@ from spot_optimizer.api.fields import (
     HandoverId,
     IdempotencyKey,
     Limit,
+    PauseAnswer,
+    PauseRequest,
     ReplicaId,
     cursor_after,
     read_cursor,
@@ -33,7 +35,7 @@ from spot_optimizer.api.replicas import (
     UnreadyRequest,
 )
 from spot_optimizer.api.router import Router
-from spot_optimizer.control import emergencies, replication, selecting, sync_reports
+from spot_optimizer.control import emergencies, pausing, replication, selecting, sync_reports
 from spot_optimizer.control.signals import Started
 from spot_optimizer.domain import tokens
 from spot_optimizer.domain.replicas import ReplicaType
@@ -164,6 +166,22 @@ def termination_imminent(agent_id: AgentId, body: TerminationRequest) -> Started
     """Answers with the failover that runs, or the next attempt if the last one failed. Repeating it is no error."""
     reporter = callers.as_agent_or_operator(api.caller, agent_id)
     return _started(emergencies.take_alarm(wiring.plane(), agent_id, body.alarm(reporter=reporter)))
+
+
+@api.post("/api/agents/<agent_id>/pause", summary="Change nothing of an agent", tags=["pausing"])
+def pause(agent_id: AgentId, body: PauseRequest) -> PauseAnswer:
+    """For operators. No failover, replica or switch is begun until it is resumed; what is under way ends."""
+    tokens.require_role(api.caller, OperatorRole.OPERATOR)
+    agent = pausing.pause_agent(wiring.plane(), agent_id, reason=body.reason)
+    return PauseAnswer(paused_at=agent.paused_at, paused_because=agent.paused_because)
+
+
+@api.post("/api/agents/<agent_id>/resume", summary="End an agent's pause", tags=["pausing"])
+def resume(agent_id: AgentId) -> PauseAnswer:
+    """For operators. What went by meanwhile is looked at within a minute."""
+    tokens.require_role(api.caller, OperatorRole.OPERATOR)
+    agent = pausing.resume_agent(wiring.plane(), agent_id)
+    return PauseAnswer(paused_at=agent.paused_at, paused_because=agent.paused_because)
 
 
 def _started(started: Started) -> StartedAnswer:

@@ -138,6 +138,7 @@ class ApiStack(Stack):
     def _allow_replica_api(self, function: Function) -> None:
         data = self._data
         data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.fleet_controls.allow(function.grantee, "GetItem")
         data.heartbeats.allow(function.grantee, "GetItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
@@ -200,4 +201,5 @@ class ApiStack(Stack):
         data.model_slots.allow(function.grantee, "GetItem")
         data.clients.allow(function.grantee, "GetItem", "PutItem")
         data.clients.allow_query_by(function.grantee, "listing-index")
+        data.fleet_controls.allow(function.grantee, *CONDITIONAL_WRITES)
         data.tokens.allow(function.grantee, *CONDITIONAL_WRITES)

@@ -23,6 +23,7 @@ class DataStack(Stack):
         replicas: Instances being prepared to take over.
         interruptions: Every signal, and what was done about it.
         switches: Every promotion.
+        fleet_controls: What an operator says of all agents at once.
         state_snapshots: Complete snapshots of state, and how they follow each other.
         pools: Pools whose prices are kept.
         raw_prices: What was submitted, for 30 days.
@@ -109,6 +110,7 @@ class DataStack(Stack):
             range_key="snapshot_id",
             expires_by="expires_at",
         )
+        self.fleet_controls = Table(self, "FleetControls", settings=settings, hash_key="control_id")
         self.pools = Table(
             self,
             "Pools",
@@ -158,6 +160,7 @@ class DataStack(Stack):
             "REPLICAS_TABLE": self.replicas.name,
             "INTERRUPTIONS_TABLE": self.interruptions.name,
             "SWITCHES_TABLE": self.switches.name,
+            "FLEET_CONTROLS_TABLE": self.fleet_controls.name,
             "STATE_SNAPSHOTS_TABLE": self.state_snapshots.name,
             "POOLS_TABLE": self.pools.name,
             "PRICING_SUBMISSIONS_RAW_TABLE": self.raw_prices.name,

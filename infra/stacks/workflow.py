@@ -156,6 +156,8 @@ class WorkflowStack(Stack):
         data, function = self._data, self.fail_over
         data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
         data.agents.allow_query_by(function.grantee, "listing-index")
+        data.fleet_controls.allow(function.grantee, "GetItem")
+        data.interruptions.allow_query_by(function.grantee, "pool-index")
         data.heartbeats.allow(function.grantee, "GetItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)

@@ -35,6 +35,7 @@ TABLES: dict[str, tuple[str, str | None, tuple[tuple[str, str, str | None], ...]
             ("pool-index", "pool_id", "detected_at"),
         ),
     ),
+    "FLEET_CONTROLS_TABLE": ("control_id", None, ()),
     "POOLS_TABLE": ("pool_id", None, (("listing-index", "listing", "pool_id"),)),
     "PRICING_SUBMISSIONS_RAW_TABLE": ("submitter", "kept_under", ()),
     "PRICING_SNAPSHOTS_CLEAN_TABLE": ("pool_id", "bucket_start", ()),

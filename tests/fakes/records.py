@@ -9,6 +9,7 @@ from typing import Any
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.gaps import InferredRow
 from spot_optimizer.domain.model_sessions import ModelSession, Slots
+from spot_optimizer.domain.pauses import ALL, FleetControl, Pause
 from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.prices import CleanRow
 from spot_optimizer.domain.replicas import Replica
@@ -24,6 +25,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.INTERRUPTIONS: ("agent_id", "event_id"),
     Table.SWITCHES: ("agent_id", "switch_id"),
     Table.TOKENS: ("token_id",),
+    Table.FLEET_CONTROLS: ("control_id",),
     Table.MODEL_SESSIONS: ("session_id",),
     Table.MODEL_SLOTS: ("model",),
     Table.SNAPSHOTS: ("agent_id", "snapshot_id"),
@@ -38,6 +40,7 @@ VALUES: dict[Table, Callable[..., Any]] = {
     Table.INTERRUPTIONS: Interruption,
     Table.SWITCHES: Switch,
     Table.TOKENS: Token,
+    Table.FLEET_CONTROLS: FleetControl,
     Table.MODEL_SESSIONS: ModelSession,
     Table.MODEL_SLOTS: Slots,
     Table.SNAPSHOTS: Snapshot,
@@ -108,6 +111,10 @@ class FakeRecords:
     def interruption(self, agent_id: str, event_id: str) -> Interruption | None:
         interruption: Interruption | None = self._read(Table.INTERRUPTIONS, agent_id, event_id)
         return interruption
+
+    def pause_of_all(self) -> Pause | None:
+        row = self.rows[Table.FLEET_CONTROLS].get((ALL,))
+        return None if row is None else FleetControl(**row).pause
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
         switch: Switch | None = self._read(Table.SWITCHES, agent_id, switch_id)

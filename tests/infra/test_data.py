@@ -18,6 +18,7 @@ KEYS = {
     "ReplicaInstances": ("agent_id", "replica_id"),
     "SpotInterruptionEvents": ("agent_id", "event_id"),
     "InstanceSwitches": ("agent_id", "switch_id"),
+    "FleetControls": ("control_id", None),
     "ModelUploadSessions": ("session_id", None),
     "ModelSlots": ("model", None),
     "StateSnapshots": ("agent_id", "snapshot_id"),

@@ -168,6 +168,10 @@ class ToggledOff(Rejected):
     """The agent's configuration forbids this call."""
 
 
+class Paused(Rejected):
+    """An operator wants nothing changed, of this agent or of all."""
+
+
 class ClaimLost(Rejected):
     """Another execution has taken over the work on this agent."""
 

@@ -15,6 +15,7 @@ from spot_optimizer.domain.gaps import Inferred
 from spot_optimizer.domain.model_comparison import Outcome
 from spot_optimizer.domain.model_sessions import ModelSession, Slots
 from spot_optimizer.domain.models import Manifest, ModelFile, Row
+from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.price_submissions import Submission
@@ -53,6 +54,10 @@ class Records(Protocol):
 
     def interruption(self, agent_id: str, event_id: str) -> Interruption | None:
         """One recorded signal."""
+        ...
+
+    def pause_of_all(self) -> Pause | None:
+        """The pause that holds for every agent, if there is one."""
         ...
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:

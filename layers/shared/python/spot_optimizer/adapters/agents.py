@@ -67,6 +67,10 @@ class AgentRow(Model):
     snapshot_taken_at = InstantAttribute(null=True)
     snapshot_expires_at = InstantAttribute(null=True)
     lost = BooleanAttribute()
+    rebalance_threshold = FloatAttribute()
+    quiet_seconds = NumberAttribute()
+    paused_at = InstantAttribute(null=True)
+    paused_because = UnicodeAttribute(null=True)
 
 
 def agents_table(database: Database, table_name: str) -> BoundTable[Agent]:

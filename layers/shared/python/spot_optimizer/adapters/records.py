@@ -8,6 +8,7 @@ from typing import Any
 
 from spot_optimizer.adapters.agents import agents_table
 from spot_optimizer.adapters.database import BoundTable, Database, Page
+from spot_optimizer.adapters.fleet_controls import fleet_controls_table
 from spot_optimizer.adapters.heartbeats import Heartbeats
 from spot_optimizer.adapters.instances import instances_table
 from spot_optimizer.adapters.interruptions import interruptions_table
@@ -16,7 +17,9 @@ from spot_optimizer.adapters.snapshots import snapshots_table
 from spot_optimizer.adapters.switches import switches_table
 from spot_optimizer.adapters.tokens import tokens_table
 from spot_optimizer.adapters.transactions import Writer
+from spot_optimizer.domain import pauses
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.pauses import FleetControl, Pause
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.tokens import Token
@@ -30,6 +33,7 @@ _BINDINGS: Mapping[Table, Callable[[Database, str], BoundTable[Any]]] = {
     Table.INTERRUPTIONS: interruptions_table,
     Table.SWITCHES: switches_table,
     Table.TOKENS: tokens_table,
+    Table.FLEET_CONTROLS: fleet_controls_table,
     Table.SNAPSHOTS: snapshots_table,
 }
 
@@ -119,6 +123,11 @@ class DynamoRecords:
     def snapshots(self, agent_id: str) -> tuple[Snapshot, ...]:
         """All complete snapshots of an agent, by id."""
         return self._table(Table.SNAPSHOTS).query(agent_id)
+
+    def pause_of_all(self) -> Pause | None:
+        """The pause that holds for every agent."""
+        control: FleetControl | None = self._table(Table.FLEET_CONTROLS).get(pauses.ALL)
+        return None if control is None else control.pause
 
     def token(self, token_id: str) -> Token | None:
         """One token's row."""

@@ -188,6 +188,8 @@ class Configuration(Answer):
     auto_replica: bool
     manual_replica: bool
     sync_interval_seconds: float
+    rebalance_threshold: float
+    quiet_seconds: int
 
     @classmethod
     def of(cls, agent: Agent) -> Configuration:
@@ -239,11 +241,19 @@ class ConfigurationRequest(Body):
     auto_replica: Flag | None = None
     manual_replica: Flag | None = None
     sync_interval_seconds: SyncInterval | None = None
+    rebalance_threshold: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Above this probability a rebalance recommendation makes a standby."),
+    ] = None
+    quiet_seconds: Annotated[
+        int | None,
+        Field(strict=True, ge=60, le=30 * 86_400, description="After so long that standby is released."),
+    ] = None
 
     @model_validator(mode="after")
     def _names_something(self) -> ConfigurationRequest:
         if not self.changes():
-            raise ValueError("at least one of auto_switch, auto_replica, manual_replica, sync_interval_seconds")
+            raise ValueError(f"at least one of {', '.join(type(self).model_fields)}")
         return self
 
     def changes(self) -> dict[str, Any]:
@@ -280,6 +290,8 @@ class AgentAnswer(Answer):
     snapshot_id: str | None = Field(description="The newest complete snapshot.")
     snapshot_taken_at: Moment | None
     snapshot_usd_per_day: float | None
+    paused_at: Moment | None
+    paused_because: str | None
     configuration: Configuration
 
     @classmethod
@@ -312,6 +324,8 @@ class AgentAnswer(Answer):
             snapshot_id=agent.snapshot_id,
             snapshot_taken_at=agent.snapshot_taken_at,
             snapshot_usd_per_day=heartbeat.snapshot_usd_per_day if heartbeat else None,
+            paused_at=agent.paused_at,
+            paused_because=agent.paused_because,
             configuration=Configuration.of(agent),
         )
 

@@ -18,10 +18,23 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PauseRequest(Body):
+    """Nothing is to be changed from now on."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=200, description="For everybody who finds it paused.")]
+
+
 class Answer(BaseModel):
     """What a caller is told. Whoever reads it should pass over what it does not know."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class PauseAnswer(Answer):
+    """Whether anything may be changed."""
+
+    paused_at: AwareDatetime | None
+    paused_because: str | None
 
 
 _IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9.-]*$"

@@ -9,7 +9,14 @@ from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.writes import Change, Equals, Present, Table, Transaction
 
-CHANGEABLE = ("auto_switch", "auto_replica", "manual_replica", "sync_interval_seconds")
+CHANGEABLE = (
+    "auto_switch",
+    "auto_replica",
+    "manual_replica",
+    "sync_interval_seconds",
+    "rebalance_threshold",
+    "quiet_seconds",
+)
 
 
 def configure(plane: Plane, agent_id: str, changes: Mapping[str, Any]) -> Agent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from spot_optimizer.control import signals
+from spot_optimizer.control import pausing, signals
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.control.signals import Started
 from spot_optimizer.domain.agents import Agent
@@ -65,9 +65,11 @@ def plan_handover(plane: Plane, agent_id: str, replica_id: str, *, reason: str) 
     Raises:
         AgentUnknown: No such agent.
         ReplicaUnknown: The replica is not the agent's.
+        Paused: Nothing is to be changed.
         ReplicaNotReady: It is not ready, or not the agent's active one.
     """
     agent = plane.records.agent(agent_id)
+    pausing.refuse_while_paused(plane, agent)
     replica = plane.records.replica(agent_id, replica_id)
     if replica.status is not ReplicaState.READY or agent.active_replica_id != replica_id:
         raise ReplicaNotReady(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from spot_optimizer.control import selecting
+from spot_optimizer.control import pausing, selecting
 from spot_optimizer.control.plane import Plane, active_replica
 from spot_optimizer.domain import handover, replicas
 from spot_optimizer.domain.agents import Agent, HandoverState
@@ -50,6 +50,7 @@ def create_replica(
     Raises:
         AgentUnknown: No such agent.
         AgentLost: Nothing may be started for it.
+        Paused: An operator asks, and nothing is to be changed.
         ToggledOff: An operator asks, and the agent's configuration forbids manual replicas.
         ReplicaAlreadyActive: An operator asks, and a replica is active.
         InvalidRequest: An operator asks for a pool that can not be had.
@@ -59,6 +60,8 @@ def create_replica(
         agent = plane.records.agent(agent_id)
         if agent.lost:
             raise AgentLost(f"agent {agent_id} is lost: every copy of its state is gone; register a new agent")
+        if replica_type is ReplicaType.MANUAL:
+            pausing.refuse_while_paused(plane, agent)
         if replica_type is ReplicaType.MANUAL and not agent.manual_replica:
             raise ToggledOff("manual_replica is off for this agent; expected it on; switch it on in the configuration")
         replica_id = replicas.replica_id_for(agent_id, epoch=agent.epoch, purpose=purpose or f"#{agent.replica_count}")
@@ -368,6 +371,46 @@ def terminate_replica(plane: Plane, agent_id: str, replica_id: str, *, reason: s
             f"is launching, syncing or ready"
         )
     return replica
+
+
+def replace_replica(plane: Plane, lost: Replica, *, purpose: str) -> None:
+    """Prepare another replica in the place of one that was lost, unless something has changed in this very moment.
+
+    Its zones stay excluded, and it goes wherever there is a place: the pool may be why the other was lost.
+    """
+    agent = plane.records.agent(lost.agent_id)
+    replica = Replica(
+        agent_id=agent.agent_id,
+        replica_id=replicas.replica_id_for(agent.agent_id, epoch=agent.epoch, purpose=purpose),
+        type=lost.type,
+        status=ReplicaState.LAUNCHING,
+        epoch=agent.epoch,
+        created_by=purpose,
+        created_at=plane.clock(),
+        exclude_zones=lost.exclude_zones,
+    )
+    try:
+        plane.records.commit(replicas.create(agent, replica))
+    except (ConditionFailed, OutcomeUnknown):
+        # Made by another sweep, or not: the next one sees which.
+        return
+    start_preparing(plane, replica)
+
+
+def release_replica(plane: Plane, agent_id: str, replica_id: str, *, reason: str) -> None:
+    """End a replica that nobody needs, unless a failover has begun, or the replica has ended, in this very moment.
+
+    The row is ended first and the instance terminated after; what is left in between, the next sweep terminates.
+    """
+    agent = plane.records.agent(agent_id)
+    replica = plane.records.replica(agent_id, replica_id)
+    try:
+        plane.records.commit(replicas.release(replica, reason=reason, now=plane.clock()))
+    except (ConditionFailed, OutcomeUnknown):
+        return
+    wake_all(plane, agent, replica)
+    if replica.instance_id is not None:
+        plane.compute.terminate(replica.instance_id)
 
 
 def let_go_of_ended(plane: Plane, agent_id: str) -> int:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from spot_optimizer.control import replication
+from spot_optimizer.control import pausing, replication
 from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
-from spot_optimizer.domain import claims
+from spot_optimizer.domain import catalogue, claims, upkeep
 from spot_optimizer.domain.agents import Agent, Heartbeat, Interruption
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
+from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.upkeep import Release, Replace
 from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
-from spot_optimizer.errors import ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
+from spot_optimizer.errors import AgentLost, ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
 
 TRIES = 6
+WATCH = "watch"
+"""What was done about a recommendation that is not likely enough to come true."""
+
+LEFT_ALONE = "paused"
+"""What was done about a signal that came while nothing was to be changed."""
+
+_REBALANCE = SignalType.REBALANCE_RECOMMENDATION
+_NOTICE = SignalType.TERMINATION_NOTICE
+
 SILENT_AFTER = timedelta(seconds=60)
 """The sweep asks EC2 about a primary that has been silent for so long; agents say something at least every 30 s."""
 
@@ -73,6 +86,10 @@ def start_fail_over(plane: Plane, agent_id: str, signal: Signal) -> Started:
     """
     for _ in range(TRIES):
         agent = plane.records.agent(agent_id)
+        pause = pausing.pause_of(plane, agent)
+        if pause is not None:
+            record(plane, agent, signal, response_action=LEFT_ALONE)
+            return Started(reason=pause.explanation)
         execution = Execution.UNKNOWN
         if claims.claim_stands(agent):
             execution = plane.workflows.fail_over_state(_name(agent, agent.claim_attempt))
@@ -97,15 +114,27 @@ def start_fail_over(plane: Plane, agent_id: str, signal: Signal) -> Started:
 
 
 def prepare_for_risk(plane: Plane, agent: Agent, signal: Signal) -> Started:
-    """A rebalance recommendation pre-warms a standby; it never cuts over.
+    """A rebalance recommendation pre-warms a standby where it is likely enough to come true; it never cuts over.
 
-    The recommendation is no forecast: of the interruptions in one field sample, two in five came without one.
+    The recommendation is no forecast: of the interruptions in one field sample, two in five came without one. What is
+    not acted upon is watched: the sweep judges it again.
     """
+    pause = pausing.pause_of(plane, agent)
+    if pause is not None:
+        record(plane, agent, signal, response_action=LEFT_ALONE)
+        return Started(reason=pause.explanation)
+    risk = _rebalance_risk(plane, agent)
+    if risk.probability <= Decimal(str(agent.rebalance_threshold)):
+        record(plane, agent, signal, response_action=WATCH)
+        return Started(reason=f"watched: {risk.probability} is not above {agent.rebalance_threshold}; {risk.reason}")
     record(plane, agent, signal, response_action="prepare-replica")
     replica = replication.create_replica(
         plane, agent.agent_id, replica_type=ReplicaType.AUTOMATIC_REBALANCE, created_by=f"signal:{signal.type}"
     )
-    return Started(replica_id=replica.replica_id, reason=f"replica is '{replica.status}'")
+    return Started(
+        replica_id=replica.replica_id,
+        reason=f"replica is '{replica.status}': {risk.probability} is above {agent.rebalance_threshold}; {risk.reason}",
+    )
 
 
 def record(plane: Plane, agent: Agent, signal: Signal, *, response_action: str) -> None:
@@ -187,6 +216,8 @@ def sweep(plane: Plane) -> Mapping[str, int]:
                 acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
             if listed.replica_count:
                 acted += _look_after_replicas(plane, listed)
+            with suppress(AgentLost):
+                acted += _catch_up(plane, listed)
         except Transient:
             # One agent's trouble must not keep the sweep from the others; the next sweep looks again.
             continue
@@ -242,6 +273,7 @@ def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
 def _look_after_replicas(plane: Plane, listed: Agent) -> int:
     """Mend what a call that died half-way, or an event that never came, left of the agent's replicas."""
     acted = replication.let_go_of_ended(plane, listed.agent_id)
+    acted += keep_up(plane, listed)
     if listed.active_replica_id is None:
         return acted
     replica = plane.records.replica(listed.agent_id, listed.active_replica_id)
@@ -260,6 +292,79 @@ def _look_after_replicas(plane: Plane, listed: Agent) -> int:
         )
         acted += 1
     return acted
+
+
+def keep_up(plane: Plane, listed: Agent) -> int:
+    """Replace a standby that was lost, and release one that nobody needs any more; how many were."""
+    agent = plane.records.agent(listed.agent_id)
+    if pausing.pause_of(plane, agent) is not None:
+        return 0
+    recommended = _recommendation(plane, agent)
+    match upkeep.decide_upkeep(
+        agent,
+        plane.records.replicas(agent.agent_id),
+        last_signal_at=None if recommended is None else recommended.detected_at,
+        now=plane.clock(),
+    ):
+        case Release(replica, reason):
+            replication.release_replica(plane, agent.agent_id, replica.replica_id, reason=reason)
+            return 1
+        case Replace(lost, purpose):
+            replication.replace_replica(plane, lost, purpose=purpose)
+            return 1
+    return 0
+
+
+def _catch_up(plane: Plane, listed: Agent) -> int:
+    """Act on what a pause let go by, and judge a recommendation again: its pool may have raised the risk meanwhile."""
+    now = plane.clock()
+    notice = plane.records.interruption(listed.agent_id, f"{listed.primary_instance_id}#{_NOTICE}")
+    recommended = _recommendation(plane, listed)
+    is_noticed = notice is not None and notice.response_action == LEFT_ALONE
+    is_watched = recommended is not None and recommended.response_action in (WATCH, LEFT_ALONE)
+    if not is_noticed and not is_watched:
+        return 0
+    agent = plane.records.agent(listed.agent_id)
+    is_other = agent.primary_instance_id != listed.primary_instance_id
+    if is_other or agent.claim_open or agent.lost or pausing.pause_of(plane, agent) is not None:
+        return 0
+    if notice is not None and is_noticed and (notice.termination_time or now) > now:
+        late = Signal(
+            instance_id=agent.primary_instance_id,
+            type=_NOTICE,
+            at=notice.detected_at,
+            deadline=notice.termination_time,
+            reason="sweep: it came while the agent was paused",
+        )
+        return start_fail_over(plane, agent.agent_id, late).execution is not None
+    if recommended is None or not is_watched or agent.active_replica_id is not None:
+        return 0
+    if now - recommended.detected_at > timedelta(seconds=agent.quiet_seconds):
+        return 0
+    signal = Signal(instance_id=agent.primary_instance_id, type=_REBALANCE, at=recommended.detected_at)
+    return prepare_for_risk(plane, agent, signal).replica_id is not None
+
+
+def _rebalance_risk(plane: Plane, agent: Agent) -> RebalanceRisk:
+    now = plane.clock()
+    instance = plane.records.instance(agent.primary_instance_id)
+    times: tuple[datetime, ...] = ()
+    with suppress(Transient):
+        found = plane.fleet.interruptions_of_pools([agent.primary_pool_id], now - catalogue.LOOKBACK)
+        times = found.get(agent.primary_pool_id, ())
+    recommended = _recommendation(plane, agent)
+    # The recommendation is no evidence beside itself.
+    others = [at for at in times if recommended is None or abs(at - recommended.detected_at) > catalogue.ONE_EVENT]
+    return rebalance_risk(
+        agent.primary_pool_id,
+        age=max(now - (instance.launched_at or instance.joined_at), timedelta(0)),
+        interruptions=len(catalogue.events(others)),
+        now=now,
+    )
+
+
+def _recommendation(plane: Plane, agent: Agent) -> Interruption | None:
+    return plane.records.interruption(agent.agent_id, f"{agent.primary_instance_id}#{_REBALANCE}")
 
 
 def _release_if_over(plane: Plane, agent: Agent) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from spot_optimizer.domain.pauses import Pause
+
 
 class TrafficAdapter(enum.StrEnum):
     """How clients reach the primary."""
@@ -80,6 +82,10 @@ class Agent:
         snapshot_taken_at: The state up to here is in it, by its primary's clock.
         snapshot_expires_at: From then on it is not restored any more.
         lost: Every copy of the state is gone.
+        rebalance_threshold: Above this probability of an interruption, a rebalance recommendation makes a standby.
+        quiet_seconds: After so long without a further sign, that standby is released.
+        paused_at: Since when an operator wants nothing changed.
+        paused_because: In the operator's words.
     """
 
     agent_id: str
@@ -124,6 +130,15 @@ class Agent:
     snapshot_taken_at: datetime | None = None
     snapshot_expires_at: datetime | None = None
     lost: bool = False
+    rebalance_threshold: float = 0.30
+    quiet_seconds: int = 43_200
+    paused_at: datetime | None = None
+    paused_because: str | None = None
+
+    @property
+    def pause(self) -> Pause | None:
+        """The agent's own pause, if there is one."""
+        return None if self.paused_at is None else Pause(self.paused_at, self.paused_because or "")
 
     @property
     def handover_open(self) -> bool:

@@ -146,7 +146,7 @@ def list_candidates(
 
     def candidate(pool: Pool) -> Candidate:
         times = [at for at in (interruptions or {}).get(pool.pool_id, ()) if now - LOOKBACK < at <= now]
-        events = _events(times)
+        happened = events(times)
         ends = max(times) + COOLDOWN if times else now
         unfit_because = because = unfit(known.get(pool.instance_type), sized_for)
         if pool.pool_id == primary_pool_id:
@@ -157,8 +157,8 @@ def list_candidates(
             pool=pool,
             usd_per_hour=(prices or {}).get(pool.pool_id),
             on_demand_usd_per_hour=(on_demand or {}).get(pool.instance_type),
-            interruptions=len(events),
-            risk=_risk(events, now=now),
+            interruptions=len(happened),
+            risk=_risk(happened, now=now),
             cooling_until=ends if ends > now else None,
             unfit_because=unfit_because,
             excluded_because=because,
@@ -216,16 +216,16 @@ def check_wanted(candidates: Sequence[Candidate], *, pool_id: str | None, exclud
         )
 
 
-def _events(times: Iterable[datetime]) -> tuple[datetime, ...]:
+def events(times: Iterable[datetime]) -> tuple[datetime, ...]:
     """When something happened, each time once."""
-    events: list[datetime] = []
+    happened: list[datetime] = []
     for at in sorted(times):
-        if not events or at - events[-1] > ONE_EVENT:
-            events.append(at)
-    return tuple(events)
+        if not happened or at - happened[-1] > ONE_EVENT:
+            happened.append(at)
+    return tuple(happened)
 
 
-def _risk(events: Sequence[datetime], *, now: datetime) -> Risk:
+def _risk(happened: Sequence[datetime], *, now: datetime) -> Risk:
     # Events do not tell since when an instance was held; an hour each keeps the rate on the safe side.
-    history = [Held(since=at - timedelta(hours=1), until=at, interrupted=True) for at in events]
+    history = [Held(since=at - timedelta(hours=1), until=at, interrupted=True) for at in happened]
     return risk.assess(None, risk.recent_exposure(history, now=now), now=now)

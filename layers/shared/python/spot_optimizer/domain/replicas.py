@@ -369,6 +369,33 @@ def end(agent_id: str, replica: Replica, *, state: ReplicaState, reason: str, no
     )
 
 
+def release(replica: Replica, *, reason: str, now: datetime) -> Transaction:
+    """End a replica that nobody needs, unless something is under way that may need it yet."""
+    return Transaction(
+        "release replica",
+        (
+            Change(
+                Table.AGENTS,
+                (replica.agent_id,),
+                "a standby is released only while nothing is under way",
+                only_if={
+                    "active_replica_id": Equals(replica.replica_id),
+                    "handover_state": OneOf(NOT_OPEN),
+                    "claim_open": Equals(False),
+                },
+                put={"active_replica_id": None},
+            ),
+            Change(
+                Table.REPLICAS,
+                (replica.agent_id, replica.replica_id),
+                "a promoted replica is not released",
+                only_if={"status": OneOf(ACTIVE_STATES)},
+                put={"status": ReplicaState.TERMINATED, "failure": reason, "ended_at": now},
+            ),
+        ),
+    )
+
+
 def store_task_token(replica: Replica, token: str) -> Transaction:
     """Leave the token that wakes the execution which prepares this replica."""
     return Transaction(

@@ -21,6 +21,7 @@ class Table(enum.Enum):
     INSTANCES = "instances"
     INTERRUPTIONS = "spot_interruption_events"
     SWITCHES = "instance_switches"
+    FLEET_CONTROLS = "fleet_controls"
     TOKENS = "tokens"
     MODEL_SESSIONS = "model_upload_sessions"
     MODEL_SLOTS = "model_slots"

@@ -1,0 +1,255 @@
+"""What a rebalance recommendation is worth, how a standby is kept up, and what a pause stops."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spot_optimizer.control import pausing, replication, signals
+from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.rebalance import rebalance_risk
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.upkeep import FIRST_DELAY, LONGEST_DELAY, Nothing, Release, Replace, decide_upkeep
+from spot_optimizer.errors import Paused
+from tests.builders import AGENT, NOON, PRIMARY, REPLICA, a_ready_replica, a_replica, an_agent, an_interruption
+from tests.unit.test_failover import FakePlane, with_a_ready_standby
+
+POOL = "us-east-1a.m5.large"
+TUESDAY_NOON_IN_NEW_YORK = datetime(2026, 3, 3, 17, 0, tzinfo=UTC)
+SUNDAY_NIGHT = datetime(2026, 3, 1, 7, 0, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def probability(**changes: Any) -> Decimal:
+    case: dict[str, Any] = {"age": HOUR, "interruptions": 0, "now": SUNDAY_NIGHT} | changes
+    return rebalance_risk(POOL, **case).probability
+
+
+# --- rebalance recommendations
+
+
+def test_age_history_and_time_of_day_raise_and_lower_the_risk() -> None:
+    assert probability() > Decimal("0.30"), "a young instance in a calm pool is worth a standby"
+    assert probability(age=timedelta(days=3)) < Decimal("0.30"), "an old one at night is watched"
+    assert probability(age=timedelta(days=3), interruptions=1) > Decimal("0.30")
+    assert probability(now=TUESDAY_NOON_IN_NEW_YORK) > probability()
+
+
+@given(st.integers(0, 30), st.integers(0, 500), st.datetimes(timezones=st.just(UTC)))
+def test_a_risk_is_a_probability_and_rises_with_what_the_pool_did(count: int, hours: int, now: datetime) -> None:
+    calm, busy = (probability(interruptions=n, age=hours * HOUR, now=now) for n in (count, count + 1))
+    assert 0 < calm <= busy < 1
+
+
+def test_a_models_answer_is_taken_as_it_is() -> None:
+    judged = rebalance_risk(POOL, age=HOUR, interruptions=9, now=NOON, by_model=Decimal("0.01"))
+    assert (judged.probability, judged.reason) == (Decimal("0.0100"), "the live model's answer")
+
+
+def recommend(plane: FakePlane) -> signals.Started:
+    return signals.note_signal(
+        plane, Signal(instance_id=PRIMARY, type=SignalType.REBALANCE_RECOMMENDATION, at=plane.clock())
+    )
+
+
+def test_above_the_threshold_a_recommendation_makes_a_standby_whatever_the_toggles_say() -> None:
+    plane = FakePlane()
+    plane.records.put(an_agent(auto_replica=False, manual_replica=False, auto_switch=False))
+    started = recommend(plane)
+    assert started.replica_id is not None
+    assert "is above 0.3" in started.reason
+    assert plane.records.replica(AGENT, started.replica_id).type is ReplicaType.AUTOMATIC_REBALANCE
+
+
+def test_below_the_threshold_it_is_recorded_and_watched_until_the_pool_raises_the_risk() -> None:
+    plane = FakePlane()
+    plane.records.put(an_agent(rebalance_threshold=0.5))
+    started = recommend(plane)
+    assert started.replica_id is None
+    assert "watched" in started.reason
+    event = plane.records.interruption(AGENT, f"{PRIMARY}#rebalance-recommendation")
+    assert event is not None
+    assert event.response_action == "watch"
+    signals.sweep(plane)
+    assert plane.records.replicas(AGENT) == ()
+    for number in range(2):
+        at = plane.clock() - timedelta(hours=2 + number)
+        plane.records.put(an_interruption(event_id=f"i-other-{number}#termination-notice", detected_at=at))
+    signals.sweep(plane)
+    assert [replica.type for replica in plane.records.replicas(AGENT)] == [ReplicaType.AUTOMATIC_REBALANCE]
+
+
+# --- upkeep
+
+
+def lost(number: int = 1, **changes: Any) -> Replica:
+    ended = NOON + timedelta(minutes=number)
+    failed: dict[str, Any] = {
+        "replica_id": f"rep-{number}",
+        "status": ReplicaState.FAILED,
+        "created_at": ended - timedelta(seconds=30),
+        "ended_at": ended,
+    }
+    return a_replica(**(failed | changes))
+
+
+def upkeep_at(minutes: float, *replicas: Replica, last_signal_at: datetime | None = None, **agent: Any) -> Any:
+    return decide_upkeep(
+        an_agent(**agent), replicas, last_signal_at=last_signal_at, now=NOON + timedelta(minutes=minutes)
+    )
+
+
+def test_a_standby_for_a_recommendation_is_released_after_the_quiet_time_counted_from_the_last_sign() -> None:
+    standby = a_ready_replica()
+    agent: dict[str, Any] = {"active_replica_id": REPLICA, "quiet_seconds": 3600}
+    assert isinstance(upkeep_at(60, standby, **agent), Nothing)
+    assert isinstance(upkeep_at(61, standby, **agent), Release)
+    assert isinstance(upkeep_at(61, standby, last_signal_at=NOON + timedelta(minutes=30), **agent), Nothing)
+
+
+@pytest.mark.parametrize("kind", [ReplicaType.MANUAL, ReplicaType.AUTOMATIC_TERMINATION])
+def test_no_other_standby_is_released(kind: ReplicaType) -> None:
+    standby = a_ready_replica(type=kind)
+    assert isinstance(upkeep_at(10_000, standby, active_replica_id=REPLICA), Nothing)
+
+
+@pytest.mark.parametrize("busy", [{"claim_open": True}, {"handover_state": HandoverState.OPEN}, {"lost": True}])
+def test_nothing_is_kept_up_while_a_failover_is_under_way(busy: dict[str, Any]) -> None:
+    assert isinstance(upkeep_at(10_000, a_ready_replica(), active_replica_id=REPLICA, **busy), Nothing)
+    assert isinstance(upkeep_at(10, lost(), **busy), Nothing)
+
+
+@pytest.mark.parametrize(
+    ("replica", "agent", "replaced"),
+    [
+        (lost(), {}, True),
+        (lost(), {"auto_replica": False}, True),
+        (lost(), {"quiet_seconds": 60}, False),
+        (lost(type=ReplicaType.MANUAL), {}, True),
+        (lost(type=ReplicaType.MANUAL), {"auto_replica": False}, False),
+        (lost(type=ReplicaType.AUTOMATIC_TERMINATION), {}, False),
+        (lost(status=ReplicaState.TERMINATED), {}, False),
+        (lost(status=ReplicaState.PROMOTED), {}, False),
+        (lost(epoch=0), {}, False),
+    ],
+)
+def test_a_lost_standby_is_replaced_where_somebody_still_wants_it(
+    replica: Replica, agent: dict[str, Any], replaced: bool
+) -> None:
+    assert isinstance(upkeep_at(10, replica, **agent), Replace) is replaced
+
+
+@given(st.integers(1, 8))
+def test_each_replacement_in_a_row_waits_longer(in_a_row: int) -> None:
+    failed = [lost(number) for number in range(1, in_a_row + 1)]
+    delay = min(FIRST_DELAY * 2 ** (in_a_row - 1), LONGEST_DELAY) / timedelta(minutes=1)
+    assert isinstance(upkeep_at(in_a_row + delay - 0.01, *failed), Nothing)
+    assert isinstance(upkeep_at(in_a_row + delay, *failed), Replace)
+
+
+def test_after_eight_lost_standbys_a_person_is_needed() -> None:
+    decided = upkeep_at(500, *(lost(number) for number in range(1, 10)))
+    assert isinstance(decided, Nothing)
+    assert "when the cause is mended" in decided.reason
+
+
+def with_a_counted_standby() -> FakePlane:
+    plane = with_a_ready_standby()
+    plane.records.put(dataclasses.replace(plane.records.agent(AGENT), replica_count=1))
+    return plane
+
+
+def test_the_sweep_replaces_a_lost_standby_once() -> None:
+    plane = with_a_counted_standby()
+    replication.end_replica(plane, AGENT, REPLICA, state=ReplicaState.FAILED, reason="its instance died")
+    plane.now = NOON + timedelta(minutes=2)
+    signals.sweep(plane)
+    signals.sweep(plane)
+    active = [replica for replica in plane.records.replicas(AGENT) if replica.active]
+    assert [replica.created_by for replica in active] == [f"replace:{REPLICA}"]
+    assert active[0].replica_id in plane.workflows.preparations
+
+
+def test_the_sweep_releases_a_standby_after_the_quiet_time_and_terminates_its_instance() -> None:
+    plane = with_a_counted_standby()
+    plane.now = NOON + timedelta(hours=12, minutes=1)
+    signals.sweep(plane)
+    released = plane.records.replica(AGENT, REPLICA)
+    assert (released.status, released.failure) == (
+        ReplicaState.TERMINATED,
+        "quiet for 12:00:00: no sign since 2026-03-01T12:00:00+00:00",
+    )
+    assert plane.records.agent(AGENT).active_replica_id is None
+    assert plane.compute.instances[str(released.instance_id)] == "terminated"
+
+
+# --- pauses
+
+
+def a_notice(plane: FakePlane) -> Signal:
+    return Signal(
+        instance_id=PRIMARY,
+        type=SignalType.TERMINATION_NOTICE,
+        at=plane.clock(),
+        deadline=plane.clock() + timedelta(seconds=120),
+    )
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+def test_while_paused_signals_are_recorded_and_nothing_is_begun(of_all: bool) -> None:
+    plane = FakePlane()
+    if of_all:
+        pausing.pause_all(plane, reason="maintenance")
+    else:
+        pausing.pause_agent(plane, AGENT, reason="maintenance")
+    assert "paused since" in signals.note_signal(plane, a_notice(plane)).reason
+    assert "maintenance" in recommend(plane).reason
+    signals.sweep(plane)
+    with pytest.raises(Paused, match="maintenance; resume first"):
+        replication.create_replica(plane, AGENT, replica_type=ReplicaType.MANUAL, created_by="operator")
+    assert (plane.workflows.fail_overs, plane.records.replicas(AGENT)) == ({}, ())
+    event = plane.records.interruption(AGENT, f"{PRIMARY}#termination-notice")
+    assert event is not None
+    assert event.response_action == "paused"
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+def test_after_a_pause_the_sweep_takes_up_a_notice_that_still_runs(of_all: bool) -> None:
+    plane = FakePlane()
+    pausing.pause_all(plane, reason="x") if of_all else pausing.pause_agent(plane, AGENT, reason="x")
+    signals.note_signal(plane, a_notice(plane))
+    pausing.resume_all(plane) if of_all else pausing.resume_agent(plane, AGENT)
+    signals.sweep(plane)
+    assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1"]
+
+
+def test_after_a_pause_a_notice_that_is_over_is_left_to_ec2s_word() -> None:
+    plane = FakePlane()
+    pausing.pause_agent(plane, AGENT, reason="x")
+    signals.note_signal(plane, a_notice(plane))
+    plane.now = NOON + timedelta(minutes=5)
+    pausing.resume_agent(plane, AGENT)
+    signals.sweep(plane)
+    assert not plane.workflows.fail_overs
+    plane.compute.instances[PRIMARY] = "terminated"
+    signals.sweep(plane)
+    assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1"]
+
+
+def test_the_first_pause_stands_and_a_pause_of_all_ends_none_of_an_agent() -> None:
+    plane = FakePlane()
+    first = pausing.pause_agent(plane, AGENT, reason="first")
+    plane.now = NOON + timedelta(minutes=1)
+    assert pausing.pause_agent(plane, AGENT, reason="second").pause == first.pause
+    pausing.pause_all(plane, reason="all")
+    pausing.resume_all(plane)
+    pausing.resume_all(plane)
+    assert pausing.pause_of(plane, plane.records.agent(AGENT)) == first.pause
+    assert pausing.resume_agent(plane, AGENT).pause is None
