@@ -67,8 +67,8 @@ simulate: setup ## Run the failover protocol under every fault (SEEDS=20000), or
 simulate-mutants: setup ## Take the protocol's rules away one by one; each must be caught
 	@$(PYTHON) -m simulation --mutants
 
-bench-prices: setup ## Measure the price pipeline on recorded markets (SPOT_DATA_DIR=../shared/data)
-	@$(PYTHON) -m bench.prices
+bench-prices: setup ## Measure the price pipeline on recorded markets (SPOT_DATA_DIR=../shared/data, PURE=1 without the local AWS)
+	@$(PYTHON) -m bench.prices $(if $(PURE),--pure)
 
 bench-sync: setup ## Measure state transfer beside rsync; writes build/bench/sync.json (PAIRS=5)
 	@$(PYTHON) -m bench.sync --pairs $(or $(PAIRS),5)

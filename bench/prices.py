@@ -1,12 +1,13 @@
 """Measures the price pipeline on real spot markets: `make bench-prices` writes build/bench/prices.json.
 
 The recorded prices are read from the folder that SPOT_DATA_DIR names (default ../shared/data beside the repository); a
-set that is missing is skipped, and the answer says so. What needs the deployed ingest is `null` until it is measured
-there: nothing is estimated.
+set that is missing is skipped, and the answer says so. What needs the deployed ingest is measured on a local AWS;
+with `--pure` it is left out, and `null`: nothing is estimated.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gc
 import gzip
@@ -27,6 +28,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from bench import deployed_prices
 from spot_optimizer.domain.gaps import GapClass, Method, fill, find_gaps, guesses
 from spot_optimizer.domain.price_submissions import Limits, Refusal, screen
 from spot_optimizer.domain.prices import (
@@ -295,8 +297,9 @@ def fill_times(series: Mapping[str, Series], coin: random.Random) -> tuple[float
     )
 
 
-def measure(folder: Path, console: Console) -> dict[str, Any]:
-    """Measure everything that the pure rules can show."""
+def measure(folder: Path, console: Console, *, deployed: bool) -> dict[str, Any]:
+    """Measure everything that the pure rules can show, and what only the deployed pipeline can."""
+    markets: dict[str, Market] = {}
     result: dict[str, Any] = {
         "replay_differences": {},
         "replay_differences_deployed": None,
@@ -310,7 +313,7 @@ def measure(folder: Path, console: Console) -> dict[str, Any]:
         "fill_time_ratio": {},
         "sizes": {},
         "skipped": [],
-        "absent": "replay_differences_deployed and write_units_ratio_to_floor need the deployed ingest",
+        "deployed": None,
     }
     for name, file in SETS.items():
         if not (folder / file).is_file():
@@ -319,7 +322,7 @@ def measure(folder: Path, console: Console) -> dict[str, Any]:
             continue
         console.print(f"{name}: reading and replaying")
         coin = random.Random(SEED)  # noqa: S311  # repeatable on purpose
-        market = read_market(name, folder / file)
+        market = markets[name] = read_market(name, folder / file)
         seen, refused = observed(market, coin)
         differing, compared = replay_differences(market, seen)
         result["replay_differences"][name] = differing
@@ -343,6 +346,13 @@ def measure(folder: Path, console: Console) -> dict[str, Any]:
             "fill_seconds": round(ours_filling, 4),
         }
         result["better_rules"] += better_rules(name, errors, shares)
+    if deployed and markets:
+        console.print("deploying to the local AWS, replaying through the API, counting write units")
+        found = deployed_prices.measure({name: market.changes for name, market in markets.items()}, SEED)
+        result["deployed"] = found
+        result["replay_differences_deployed"] = found["replay"]["differences"]
+        if found["write_units"] is not None:
+            result["write_units_ratio_to_floor"] = found["write_units"]["ratio_to_floor"]
     return result
 
 
@@ -386,15 +396,21 @@ def show(result: Mapping[str, Any], console: Console) -> None:
             cells = [f"[bold]{error}[/]" if method == default else str(error) for method, error in methods.items()]
             errors.add_row(f"{market}, {gap_class}", *cells)
     console.print(errors)
-    for line in (*result["better_rules"], result["absent"], *result["skipped"]):
+    if result["deployed"] is not None:
+        for name, found in result["deployed"].items():
+            console.print(f"{name}: {found}")
+    for line in (*result["better_rules"], *result["skipped"]):
         console.print(line)
 
 
 def main() -> None:
     """Measure, write, show."""
+    parser = argparse.ArgumentParser(prog="python -m bench.prices", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--pure", action="store_true", help="leave out what needs the local AWS")
+    chosen = parser.parse_args()
     console = Console()
     folder = Path(os.environ.get("SPOT_DATA_DIR", ROOT.parent / "shared" / "data"))
-    result = measure(folder, console)
+    result = measure(folder, console, deployed=not chosen.pure)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(result, indent=2) + "\n")
     show(result, console)

@@ -314,6 +314,21 @@ def test_an_inference_that_was_replaced_meanwhile_is_not_withdrawn(prices: Dynam
     assert {row.method for row in inferred(prices).values()} == {Method.LINEAR}
 
 
+# --- quality
+
+
+def test_quality_tells_how_far_agents_and_aws_disagree(prices: DynamoPrices) -> None:
+    history = FakePriceHistory({POOL: [change(-600, "0.04"), change(7, "0.05")]}, ZONES)
+    pricing.collect(prices, history, a_fleet(), now=at(20))
+    submit(prices, [(1, "0.04"), (6, "0.04")], now=at(20))
+    submit(prices, [(8, "0.05")], submission_id="late", now=at(20))
+    submit(prices, [(11, "0.06")], submission_id="wrong", now=at(20))
+    found = pricing.quality(prices, pricing.known_pool(prices, POOL), range(bucket_of(NOON), bucket_of(at(20))))
+    assert (found.coverage_percent, found.shares_percent[Source.PRIMARY_AGENT]) == (100, 75)
+    assert found.disagreement.compared == 3
+    assert (found.disagreement.differing, found.disagreement.largest_percent) == (1, 20)
+
+
 # --- the plan
 
 
