@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from bench.recorded import true_prices
 from infra.synth import host_architecture, synthesize
 from local.launcher import LocalAws
 from local.rehearsal import Tenancy
@@ -112,19 +113,13 @@ class Sample:
         return rows
 
     def truth(self) -> dict[tuple[str, int], Decimal]:
-        """The step function of the input, bucket by bucket, by nothing that the product uses."""
-        prices: dict[tuple[str, int], Decimal] = {}
-        for pool_id, changes in self.changes.items():
-            following = iter(sorted((change.changed_at.timestamp(), change.usd_per_hour) for change in changes))
-            upcoming = next(following, None)
-            price: Decimal | None = None
-            for bucket in self.buckets:
-                while upcoming is not None and upcoming[0] < (bucket + 1) * BUCKET_SECONDS:
-                    price = upcoming[1]
-                    upcoming = next(following, None)
-                if price is not None:
-                    prices[pool_id, bucket] = price
-        return prices
+        """What the clean table must hold."""
+        return {
+            (pool_id, bucket): price
+            for pool_id, changes in self.changes.items()
+            for bucket, price in zip(self.buckets, true_prices(changes, self.buckets), strict=True)
+            if price is not None
+        }
 
 
 class Deployment:
@@ -277,6 +272,7 @@ def write_units(deployment: Deployment, recorded: TrueSeries) -> dict[str, float
     agent, _ = deployment.add_agent(WRITERS + 1)
     now = datetime.now(UTC)
     sample = Sample.of(recorded, pools=REPORTED_POOLS, days=1, now=now)
+    # Pools of their own: nothing that the replay wrote is there.
     pool_ids = [f"{pool_id.partition('.')[0]}.w{pool_id.partition('.')[2]}" for pool_id in sample.changes]
     deployment.add_pools(pool_ids)
     steps = dict(zip(pool_ids, map(StepFunction, sample.changes.values()), strict=True))

@@ -16,7 +16,7 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import deployed_prices
+from bench.recorded import true_prices
 from spot_optimizer.domain.gaps import GapClass, Method, fill, find_gaps, guesses
 from spot_optimizer.domain.price_submissions import Limits, Refusal, screen
 from spot_optimizer.domain.prices import (
@@ -117,18 +118,6 @@ def observed(market: Market, coin: random.Random) -> tuple[list[Observation], di
         for refusal, count in result.refusals().items():
             refused[refusal] += count
     return seen, refused
-
-
-def true_prices(changes: Sequence[PriceChange], buckets: range) -> Iterator[Decimal | None]:
-    """The step function of the input, bucket by bucket, by nothing that the product uses."""
-    following = iter(sorted((change.changed_at.timestamp(), change.usd_per_hour) for change in changes))
-    upcoming = next(following, None)
-    price: Decimal | None = None
-    for end in range((buckets.start + 1) * 300, (buckets.stop + 1) * 300, 300):
-        while upcoming is not None and upcoming[0] < end:
-            price = upcoming[1]
-            upcoming = next(following, None)
-        yield price
 
 
 def span(market: Market) -> range:
