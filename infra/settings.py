@@ -13,6 +13,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 _STAGES: Final = ("dev", "prod")
 _ARCHITECTURES: Final = ("arm64", "x86_64")
+_GAP_RULES: Final = "linear,time-decay,cross-pool-median-change"
+_GAP_METHODS: Final = ("carry-forward", "linear", "time-decay", "cross-pool-median-change")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,13 @@ class Settings:
         stage: `dev` may be thrown away; everything else keeps its data when a stack is deleted.
         architecture: Of every function and its layer.
         heartbeat_timeout_seconds: Silence after which an agent counts as offline.
+        gap_rules: How short, medium and long gaps in prices are filled.
     """
 
     stage: str
     architecture: str
     heartbeat_timeout_seconds: int = 300
+    gap_rules: str = _GAP_RULES
 
     @classmethod
     def from_context(cls, node: Node) -> Settings:
@@ -42,7 +46,11 @@ class Settings:
             raise ValueError(f"context 'stage' is {stage!r}; expected one of {', '.join(_STAGES)}")
         if architecture not in _ARCHITECTURES:
             raise ValueError(f"context 'architecture' is {architecture!r}; expected one of {', '.join(_ARCHITECTURES)}")
-        return cls(stage=stage, architecture=architecture)
+        gap_rules = node.try_get_context("gap_rules") or _GAP_RULES
+        methods = gap_rules.split(",")
+        if len(methods) != 3 or not set(methods) <= set(_GAP_METHODS):
+            raise ValueError(f"context 'gap_rules' is {gap_rules!r}; expected three of {', '.join(_GAP_METHODS)}")
+        return cls(stage=stage, architecture=architecture, gap_rules=gap_rules)
 
     @property
     def keeps_data(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from spot_optimizer import wiring
 from spot_optimizer.control import pricing
 from spot_optimizer.control.pricing import Window
+from spot_optimizer.domain.gaps import Rules
 
 Payload = Mapping[str, Any]
 
@@ -21,8 +22,8 @@ def _plan(event: Payload) -> Any:
 
 
 def _fill(event: Payload) -> Any:
-    window = Window.of(event["window"])
-    return pricing.fill_pool(wiring.prices(), wiring.price_history(), window, now=wiring.clock())
+    window, rules = Window.of(event["window"]), Rules.parse(wiring.settings().gap_rules)
+    return pricing.fill_pool(wiring.prices(), wiring.price_history(), window, now=wiring.clock(), rules=rules)
 
 
 def _record_pool_failure(event: Payload) -> Any:

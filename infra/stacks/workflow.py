@@ -105,7 +105,7 @@ class WorkflowStack(Stack):
             settings=settings,
             folder="fill_gaps",
             layer=layer,
-            environment=data.names,
+            environment={**data.names, "GAP_RULES": settings.gap_rules},
             timeout_seconds=60,
             memory_megabytes=512,
         )

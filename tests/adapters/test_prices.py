@@ -18,7 +18,7 @@ from spot_optimizer.control import pricing
 from spot_optimizer.control.pricing import FILLED_BACK, Outcome, Window
 from spot_optimizer.domain import pools_of_interest
 from spot_optimizer.domain.agents import Agent
-from spot_optimizer.domain.gaps import GapClass, Method
+from spot_optimizer.domain.gaps import GapClass, Method, Rules
 from spot_optimizer.domain.price_series import known_then
 from spot_optimizer.domain.price_submissions import by_agent, by_aws
 from spot_optimizer.domain.prices import Observation, PriceChange, Slot, Source, bucket_of, clean
@@ -199,7 +199,7 @@ def test_the_collector_offers_nothing_against_what_a_primary_saw(prices: DynamoP
 
 def fill(prices: DynamoPrices, history: FakePriceHistory, *, now: datetime, back: int = 60) -> dict[str, Any]:
     window = Window(POOL, range(bucket_of(now) - back, bucket_of(now)))
-    return pricing.fill_pool(prices, history, window, now=now)
+    return pricing.fill_pool(prices, history, window, now=now, rules=Rules())
 
 
 def inferred(prices: DynamoPrices) -> dict[int, Any]:
@@ -324,9 +324,9 @@ def test_quality_tells_how_far_agents_and_aws_disagree(prices: DynamoPrices) -> 
     submit(prices, [(8, "0.05")], submission_id="late", now=at(20))
     submit(prices, [(11, "0.06")], submission_id="wrong", now=at(20))
     found = pricing.quality(prices, pricing.known_pool(prices, POOL), range(bucket_of(NOON), bucket_of(at(20))))
-    assert (found.coverage_percent, found.shares_percent[Source.PRIMARY_AGENT]) == (100, 75)
+    assert (found.coverage_percent, found.shares_percent[Source.PRIMARY_AGENT]) == (Decimal(100), Decimal(75))
     assert found.disagreement.compared == 3
-    assert (found.disagreement.differing, found.disagreement.largest_percent) == (1, 20)
+    assert (found.disagreement.differing, found.disagreement.largest_percent) == (1, Decimal(20))
 
 
 # --- the plan

@@ -12,6 +12,7 @@ import pytest
 
 from infra.synth import host_architecture
 from layers.build import AWS_SERVICES, LARGEST_UNZIPPED_BYTES, ML, SHARED, build_layer, build_layers, unzipped_bytes
+from spot_optimizer.domain.gaps import Rules
 from tests.infra.conftest import ROOT, Deployment
 
 #: What a function's own code may still take.
@@ -126,3 +127,11 @@ def test_the_layer_carries_our_package_compiled() -> None:
     compiled: Path = package / "__pycache__" / "errors.cpython-313.pyc"
     # flags 0b01: keyed by hash, and not checked against the source
     assert compiled.read_bytes()[4:8] == (1).to_bytes(4, "little")
+
+
+def test_gaps_are_filled_by_the_rules_that_the_deployment_chose(dev: Deployment) -> None:
+    functions = dev.properties("AWS::Lambda::Function").values()
+    [rules] = [
+        rules for function in functions if (rules := function["Environment"]["Variables"].get("GAP_RULES")) is not None
+    ]
+    assert Rules.parse(rules) == Rules()

@@ -217,3 +217,14 @@ def test_an_inferred_row_is_stored_with_how_it_came_to_be() -> None:
         "gap_type": "short", "method": "linear", "confidence_score": "0.85", "causal": "False",
     }  # fmt: skip
     assert (stored["price_before"], stored["price_after"]) == (DIME, FIFTH)
+
+
+def test_rules_are_read_as_a_deployment_writes_them() -> None:
+    assert Rules.parse("linear,time-decay,cross-pool-median-change") == Rules()
+    assert Rules.parse("linear, linear, carry-forward").long is Method.CARRY_FORWARD
+
+
+@pytest.mark.parametrize("text", ["", "linear", "linear,linear,guess", "linear,linear,linear,linear"])
+def test_rules_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected three of"):
+        Rules.parse(text)

@@ -111,6 +111,11 @@ class Config:
         return self._required("FILL_GAPS_STATE_MACHINE_ARN")
 
     @property
+    def gap_rules(self) -> str:
+        """Which methods fill short, medium and long gaps in prices."""
+        return self._required("GAP_RULES")
+
+    @property
     def fail_over_function(self) -> str:
         """Name of the function that runs the failover's tasks; it also reconciles traffic."""
         return self._required("FAIL_OVER_FUNCTION")

@@ -11,7 +11,7 @@ from typing import Any
 
 from spot_optimizer.domain import pools_of_interest, price_series
 from spot_optimizer.domain.agents import Agent
-from spot_optimizer.domain.gaps import LONG_BUCKETS, GapClass, changes_to, fill, find_gaps
+from spot_optimizer.domain.gaps import LONG_BUCKETS, GapClass, Rules, changes_to, fill, find_gaps
 from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.price_quality import Quality, assess
 from spot_optimizer.domain.price_series import Point
@@ -301,7 +301,7 @@ def plan_filling(
     return {"windows": [window.as_payload() for window in page], "next": end if end < len(windows) else -1}
 
 
-def fill_pool(prices: Prices, history: PriceHistory, window: Window, *, now: datetime) -> dict[str, Any]:
+def fill_pool(prices: Prices, history: PriceHistory, window: Window, *, now: datetime, rules: Rules) -> dict[str, Any]:
     """Fill the gaps of one pool: by what AWS's own history says, and what is left by inference.
 
     Idempotent: filling again writes nothing. When AWS does not answer, everything is inferred; the next filling asks
@@ -333,7 +333,7 @@ def fill_pool(prices: Prices, history: PriceHistory, window: Window, *, now: dat
                 prices.offer(backfilled)
                 measured = clean(backfilled, measured)
     series = {row.bucket: row.usd_per_hour for row in measured.values()}
-    wanted = fill(pool_id, series, buckets, at=now, peers=_peers(prices, pool_id, series, buckets))
+    wanted = fill(pool_id, series, buckets, at=now, peers=_peers(prices, pool_id, series, buckets), rules=rules)
     filling = changes_to(prices.inferred(pool_id, buckets), wanted)
     # What is better replaces what is there; what is no better than that must go first.
     prices.withdraw(filling.obsolete)

@@ -101,6 +101,18 @@ class Rules:
     medium: Method = Method.TIME_DECAY
     long: Method = Method.PEER_CHANGE
 
+    @classmethod
+    def parse(cls, text: str) -> Rules:
+        """Read the methods of short, medium and long gaps, such as `linear,linear,linear`.
+
+        Raises:
+            ValueError: Not three methods.
+        """
+        methods = [method.strip() for method in text.split(",")]
+        if len(methods) != len(("short", "medium", "long")) or not set(methods) <= set(Method):
+            raise ValueError(f"gap rules are '{text}'; expected three of {', '.join(Method)}: short, medium, long")
+        return cls(*map(Method, methods))
+
     def method(self, gap: Gap) -> Method | None:
         """How to fill a gap; `None` to leave it empty.
 
