@@ -62,6 +62,7 @@ _BY_STATUS = {
 _NEXT_BY_PROBLEM = {
     "AgentUnknown": "`spotctl agents list` shows those there are",
     "ClientUnknown": "`spotctl clients list` shows those there are",
+    "Paused": "`spotctl resume`, with the agent's id or for all, ends the pause",
     "PoolUnknown": "`spotctl pools` shows those there are",
     "ReplicaAlreadyActive": "`spotctl replicas list AGENT` shows it",
     "ReplicaNotReady": "`spotctl replicas list AGENT` shows how far it is",

@@ -15,6 +15,7 @@ from spotctl.commands import (
     fleet,
     health,
     models,
+    pausing,
     prices,
     replicas,
     signing,
@@ -55,6 +56,8 @@ app.command("health", rich_help_panel="Begin")(health.health)
 app.add_typer(agents.app, rich_help_panel="Workloads")
 app.add_typer(replicas.app, rich_help_panel="Workloads")
 app.add_typer(emergencies.app, rich_help_panel="Workloads")
+app.command("pause", rich_help_panel="Workloads")(pausing.pause)
+app.command("resume", rich_help_panel="Workloads")(pausing.resume)
 app.command("switches", rich_help_panel="What happened")(fleet.list_switches)
 app.command("interruptions", rich_help_panel="What happened")(fleet.list_interruptions)
 app.command("pools", rich_help_panel="Prices")(prices.list_pools)

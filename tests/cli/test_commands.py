@@ -192,7 +192,8 @@ def test_a_toggle_is_changed_and_the_others_stay(spotctl: Spotctl, served: Serve
     ).document
     assert changed == before | {"auto_switch": False, "sync_interval_seconds": 2.5}
     assert served.calls("PATCH")[0].body == {"auto_switch": False, "sync_interval_seconds": 2.5}
-    assert "auto_switch     no" in spotctl("agents", "config", "get", agent.agent_id).out
+    shown = dict(line.split(None, 1) for line in spotctl("agents", "config", "get", agent.agent_id).out.splitlines())
+    assert shown["auto_switch"].strip() == "no"
 
 
 def test_changing_nothing_is_not_understood(spotctl: Spotctl, served: ServedApi, agent: Registration) -> None:
@@ -549,6 +550,25 @@ def test_the_instances_of_a_client_are_listed(spotctl: Spotctl, agent: Registrat
     assert [instance["instance_id"] for instance in listed] == [PRIMARY]
     assert PRIMARY in spotctl("clients", "instances", "acme").out
     assert spotctl("clients", "instances", "acme", "--role", "king").status == ExitCode.INVALID
+
+
+# --- pausing
+
+
+def test_an_agent_is_paused_seen_paused_and_resumed(spotctl: Spotctl, agent: Registration) -> None:
+    paused = spotctl("pause", agent.agent_id, "--reason", "patch day", "--yes", "--json").document
+    assert paused["paused_because"] == "patch day"
+    assert "patch day" in spotctl("agents", "show", agent.agent_id).out
+    assert spotctl("replicas", "create", agent.agent_id).status == ExitCode.CONFLICT
+    assert spotctl("resume", agent.agent_id, "--json").document["paused_at"] is None
+
+
+def test_everything_is_paused_only_when_it_is_meant(spotctl: Spotctl, served: ServedApi, agent: Registration) -> None:
+    assert spotctl("pause", "--reason", "audit").status == ExitCode.USAGE
+    assert served.calls("POST") == []
+    assert spotctl("pause", "--reason", "audit", "--yes", "--json").document["paused_because"] == "audit"
+    assert served.asked[-1].path == "/api/pause"
+    assert spotctl("resume", "--json").document["paused_at"] is None
 
 
 # --- models

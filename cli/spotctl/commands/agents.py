@@ -28,6 +28,8 @@ CONFIGURATION = Shape(
         Column("auto_replica", "auto_replica", state),
         Column("manual_replica", "manual_replica", state),
         Column("sync_interval", "sync_interval_seconds", seconds),
+        Column("rebalance_threshold", "rebalance_threshold"),
+        Column("quiet", "quiet_seconds", seconds),
     ),
 )
 
@@ -44,7 +46,8 @@ def agents_shape(session: Session) -> Shape:
             Column("epoch", "epoch", right=True),
             Column("primary's pool", "primary_pool_id", whole=True),
             Column("replica", "active_replica_id", _whether),
-            Column("last heartbeat", "last_heartbeat_at", ago(session.now)),
+            Column("last heartbeat", "last_heartbeat_at", ago(session.now), whole=True),
+            Column("paused", "paused_at", _whether),
         ),
         nothing="There is no agent yet: the first instance registers with a client's token.",
     )
@@ -74,6 +77,8 @@ def agent_shape(session: Session) -> Shape:
             Column("handover", "handover_id"),
             Column("  is", "handover_state", state),
             Column("last failover", "last_failover_at", moment),
+            Column("paused since", "paused_at", moment),
+            Column("  because", "paused_because"),
             Column("registered", "registered_at", moment),
             Column("auto switch", "configuration.auto_switch", state),
             Column("auto replica", "configuration.auto_replica", state),
@@ -174,6 +179,18 @@ def set_config(
         float | None,
         typer.Option("--sync-interval", help="Seconds between two generations.", show_default=False),
     ] = None,
+    rebalance_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--rebalance-threshold",
+            help="Above this probability, a rebalance recommendation makes a standby.",
+            show_default=False,
+        ),
+    ] = None,
+    quiet_seconds: Annotated[
+        int | None,
+        typer.Option("--quiet", help="Seconds without a sign after which it is released.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change an agent's configuration; what is not named stays. Emergencies go past every toggle."""
@@ -183,6 +200,8 @@ def set_config(
             auto_replica=auto_replica,
             manual_replica=manual_replica,
             sync_interval_seconds=sync_interval_seconds,
+            rebalance_threshold=rebalance_threshold,
+            quiet_seconds=quiet_seconds,
         )
         if not changes:
             raise NotUnderstood("nothing is to be changed; expected at least one setting, such as --no-auto-switch")

@@ -270,6 +270,8 @@ def _agent(name: str, pool_id: str, *, registered_at: datetime, **changes: objec
         # What acts by itself would act in vain here.
         auto_switch=False,
         auto_replica=False,
+        paused_at=registered_at,
+        paused_because="demo data: none of its instances exists",
     )
     changed = replace(agent, **changes)  # type: ignore[arg-type]
     # Traffic points where it should, so that there is nothing to move.
