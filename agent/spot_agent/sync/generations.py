@@ -293,7 +293,7 @@ class GenerationStore:
             return
         for name in ("manifest", "manifest.log", "damaged"):
             (self._folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self._folder / "committed", ignore_errors=True)
+        self._let_go_of_committed()
         draft = self._folder / "watched.draft"
         write_durably(draft, [paths])
         draft.rename(noted)
@@ -327,7 +327,7 @@ class GenerationStore:
             if delta is None or end != len(content):
                 raise ImageDamaged("the committed generation is broken")
             if self._generation is not None and delta.generation.order == self._generation.order:
-                shutil.rmtree(committed)  # it was applied and remembered
+                self._let_go_of_committed()  # it was applied and remembered
                 return
             before = self._manifest
             self._manifest = after(delta, before)
@@ -349,11 +349,18 @@ class GenerationStore:
                 out.flush()
                 os.fsync(out.fileno())
         sync_folder(self._folder)
-        # First out of the way, so that a crash in between does not leave half of it.
-        (self._folder / "committed").rename(self._folder / "done")
-        shutil.rmtree(self._folder / "done", ignore_errors=True)
+        self._let_go_of_committed()
         for root, inside in zip(self._watched.roots, delta.staged_inside, strict=False):
             shutil.rmtree(Staging.at(root, inside=inside).folder / delta.staging, ignore_errors=True)
+
+    def _let_go_of_committed(self) -> None:
+        """Remove the journal of what is applied, or not wanted any more."""
+        done = self._folder / "done"
+        shutil.rmtree(done, ignore_errors=True)
+        # First out of the way, so that a crash in between does not leave half of it, which could not be opened.
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / "committed").rename(done)
+        shutil.rmtree(done, ignore_errors=True)
 
     @contextlib.contextmanager
     def _sticking_noted(self) -> Iterator[None]:
@@ -375,7 +382,7 @@ class GenerationStore:
             self._pending = None
             write_durably(self._folder / "damaged", [])
             sync_folder(self._folder)
-            shutil.rmtree(self._folder / "committed", ignore_errors=True)
+            self._let_go_of_committed()
             raise
 
 

@@ -233,6 +233,29 @@ def test_dying_at_250_random_points_leaves_one_complete_generation_each_time(fir
         assert {numbers[0], numbers[-1]} == {newest - 1, newest}
 
 
+def test_dying_while_an_applied_journal_is_removed_leaves_a_store_that_opens(folder: Path) -> None:
+    pair = Pair(folder)
+    pair.here.mkdir()
+    fill(pair.here)
+    receive(pair.store, frames_of(pair.take()))
+    committed = folder / "store" / "committed"
+    shutil.copytree(committed, folder / "kept")
+    pair.store.apply_pending()
+    for touch in range(1, 40):
+        # As if it had died when the image was noted, and before the journal was let go of.
+        shutil.copytree(folder / "kept", committed, dirs_exist_ok=True)
+        died = killed_before_disk_event(touch, pair.reopen)
+        pair.reopen()
+        assert not committed.exists()
+        current = pair.store.current()
+        assert current is not None
+        assert current.number == pair.number
+        assert picture(pair.there) == picture(pair.here)
+        if not died:
+            return
+    pytest.fail("opening it never came to an end")
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with a_folder() as made:
