@@ -16,7 +16,8 @@ DEMO := $(PYTHON) -m local.demo
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/shared/python:$(CURDIR)/layers/ml/python:$(CURDIR)/agent:$(CURDIR)/cli
 
 .PHONY: help setup lock layer synth check check-code check-imports check-templates check-layers check-openapi test demo \
-        simulate simulate-mutants bench-prices bench-sync bench-fence bench-decide train backtest walkthrough openapi clean
+        simulate simulate-mutants bench-prices bench-sync bench-fence bench-decide train backtest walkthrough failover-table \
+        openapi clean
 
 help: ## List what can be done
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +88,9 @@ bench-fence: setup ## Measure how soon a workload whose lease has ended is dead 
 
 backtest: setup ## Replay recorded markets under rival policies; writes build/backtest.json and docs/backtest.png
 	@$(PYTHON) -m backtest
+
+failover-table: setup ## Write docs/failover.md's tables from the last run of every way to die
+	@$(PYTHON) -m bench.failover
 
 openapi: setup ## Write docs/openapi.json
 	@$(OPENAPI)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from spot_agent import __version__
+from spot_agent import __version__, restore_command
 from spot_agent.control_plane import ControlPlane
 from spot_agent.fence import boot_clock
 from spot_agent.hooks import workload_environment
@@ -59,9 +59,12 @@ def main() -> int:
         The exit status: 78 (EX_CONFIG) where starting again will not help.
     """
     parser = argparse.ArgumentParser(prog="python -m spot_agent", description=__doc__)
-    parser.add_argument("--config", metavar="FILE", type=Path, help="settings (KEY=VALUE lines)")
     parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--config", metavar="FILE", type=Path, help="settings (KEY=VALUE lines)")
+    restore_command.offer(parser.add_subparsers(dest="command", metavar="restore"))
     arguments = parser.parse_args()
+    if arguments.command == "restore":
+        return restore_command.run(arguments)
     descriptor = os.environ.pop(SUPERVISOR_DESCRIPTOR, None)
     if descriptor is None:
         parser.error("started without its supervisor; run: python -m spot_agent.supervisor --config FILE")

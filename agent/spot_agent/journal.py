@@ -145,6 +145,16 @@ class Journal:
         self._memory = memory
 
 
+def read_memory(folder: Path) -> Memory | None:
+    """What an agent last wrote there, read beside it; None if none ever registered there.
+
+    Raises:
+        JournalDamaged: There is something, and it is not whole.
+    """
+    path = folder / "memory.json"
+    return _decode(path.read_bytes(), path) if path.exists() else None
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -79,7 +79,7 @@ class Tenancy:
         """
         for _ in range(_READS):
             answer = self._operator.get(path, params=query)
-            if not answer.is_server_error:
+            if not answer.is_server_error and answer.status_code != httpx.codes.TOO_MANY_REQUESTS:
                 break
             time.sleep(_READ_PAUSE_SECONDS)  # the API is throttled, as an account's functions are
         return self._answer(answer)

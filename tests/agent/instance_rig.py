@@ -73,6 +73,7 @@ class InstanceRig:
             "WATCHED_PATHS=image",
             "STATE_DIR=state",
             "SYNC_INTERVAL=0.3",
+            "SNAPSHOT_INTERVAL=0",
             "SYNC_PORT=0",
             "HEARTBEAT_INTERVAL=1",
             "INTERRUPTION_CHECK_INTERVAL=0.2",

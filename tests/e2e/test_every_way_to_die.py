@@ -82,6 +82,7 @@ def test_a_primary_dies_and_what_is_promised_is_kept(plays: Mapping[str, Future[
             assert facts["epochs"] == 1
             assert played.lost_seconds <= facts["since_snapshot"] + 0.1
             assert played.recorded["rpo_seconds"] > 0
+            assert facts["restored"]
         case "(o)":
             assert facts == {"epochs": 0, "replicas": [], "ended": ["FAILED"]}
         case _:

@@ -34,27 +34,6 @@ def lives(workload: LedgerWorkload, instance_id: str) -> InstanceView:
     return workload.tenancy.aws.market.instance(instance_id)
 
 
-def test_an_interruption_with_a_ready_standby_loses_nothing(launch_workload: LaunchWorkload) -> None:
-    workload = a_protected_workload(launch_workload)
-    before = workload.view()
-    workload.tenancy.aws.market.interrupt(before["primary_instance_id"], notice_seconds=20)
-    after = workload.await_promotion(above=before["epoch"])
-    workload.await_acknowledgement(epoch=after["epoch"])
-    wait_for(
-        "AWS takes the old instance",
-        lambda: lives(workload, before["primary_instance_id"]).state == "terminated",
-        seconds=40,
-    )
-    time.sleep(2)
-    verdict = workload.verdict()
-    assert verdict.is_clean, verdict
-    assert after["epoch"] == before["epoch"] + 1
-    assert lives(workload, after["primary_instance_id"]).pool != lives(workload, before["primary_instance_id"]).pool
-    interruption = interruption_of(workload, before["primary_instance_id"])
-    assert interruption["failover_completed"]["BOOL"] is True
-    assert int(interruption["failover_time_ms"]["N"]) > 0
-
-
 def test_the_old_agent_submits_the_tail_of_its_log_before_the_kill(launch_workload: LaunchWorkload) -> None:
     workload = a_protected_workload(launch_workload)
     before = workload.view()
@@ -105,17 +84,6 @@ def test_one_interruption_reported_six_times_is_one_failover(launch_workload: La
     assert verdict.is_clean, verdict
 
 
-def test_a_notice_without_a_standby_ends_with_a_replacement_serving(launch_workload: LaunchWorkload) -> None:
-    workload = launch_workload()
-    before = workload.view()
-    workload.tenancy.aws.market.interrupt(before["primary_instance_id"], notice_seconds=45)
-    after = workload.await_promotion(above=before["epoch"], seconds=60)
-    workload.await_acknowledgement(epoch=after["epoch"])
-    verdict = workload.verdict()
-    assert verdict.is_clean, verdict
-    assert after["epoch"] == before["epoch"] + 1
-
-
 def test_a_standby_killed_during_the_handover_leaves_one_primary_and_loses_nothing(
     launch_workload: LaunchWorkload,
 ) -> None:
@@ -150,51 +118,6 @@ def test_a_primary_killed_during_the_handover_loses_nothing_that_was_committed(l
     assert after["epoch"] == before["epoch"] + 1
 
 
-def test_a_sudden_death_with_a_ready_standby_is_noticed_and_survived(launch_workload: LaunchWorkload) -> None:
-    workload = a_protected_workload(launch_workload)
-    before = workload.view()
-    workload.tenancy.aws.market.kill(before["primary_instance_id"])
-    after = workload.await_promotion(above=before["epoch"], seconds=60)
-    workload.await_acknowledgement(epoch=after["epoch"])
-    verdict = workload.verdict()
-    assert verdict.primaries_at_once_max == 1 and verdict.epochs_in_order
-
-
-def test_a_sudden_death_without_any_copy_is_said_loudly_and_nothing_is_started(
-    launch_workload: LaunchWorkload,
-) -> None:
-    workload = launch_workload()
-    before = workload.view()
-    workload.tenancy.aws.market.kill(before["primary_instance_id"])
-    wait_for(
-        "the agent is lost",
-        lambda: workload.view()["status"] == "lost",
-        seconds=30,
-        stands=workload.how_things_stand,
-    )
-    assert workload.view()["epoch"] == before["epoch"]
-    assert not workload.replicas()
-
-
-def test_without_spot_capacity_the_replacement_is_bought_on_demand(launch_workload: LaunchWorkload) -> None:
-    workload = launch_workload()
-    before = workload.view()
-    market = workload.tenancy.aws.market
-    market.set_capacity(None, available=False)
-    try:
-        market.interrupt(before["primary_instance_id"], notice_seconds=60)
-        after = workload.await_promotion(above=before["epoch"], seconds=75)
-    finally:
-        market.set_capacity(None, available=True)
-    assert lives(workload, after["primary_instance_id"]).lifecycle == "on-demand"
-    attempts = workload.replicas()[-1]["attempts"]
-    # Pools in which other tests interrupted somebody minutes ago come after on-demand: at least one is left before it.
-    assert len(attempts) > 1
-    assert all("Capacity" in attempt["outcome"] for attempt in attempts[:-1]), attempts
-    verdict = workload.verdict()
-    assert verdict.is_clean, verdict
-
-
 def test_an_agent_killed_with_sigkill_comes_back_and_serves_on(launch_workload: LaunchWorkload) -> None:
     workload = launch_workload()
     before = workload.view()
@@ -211,14 +134,3 @@ def test_an_agent_killed_with_sigkill_comes_back_and_serves_on(launch_workload: 
         workload.await_acknowledgement(epoch=before["epoch"])
     verdict = workload.verdict()
     assert verdict.is_clean, verdict
-
-
-def interruption_of(workload: LedgerWorkload, instance_id: str) -> dict[str, Any]:
-    dynamodb = workload.tenancy.aws.client("dynamodb")
-    table = next(name for name in dynamodb.list_tables()["TableNames"] if "nterruption" in name)
-    found: dict[str, Any] = dynamodb.get_item(
-        TableName=table,
-        Key={"agent_id": {"S": workload.agent_id}, "event_id": {"S": f"{instance_id}#termination-notice"}},
-        ConsistentRead=True,
-    )["Item"]
-    return found

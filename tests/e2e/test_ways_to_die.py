@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 
 from examples.ledger.audit import Audit
-from local.rehearsal import LedgerWorkload, wait_for
+from local.rehearsal import LedgerWorkload
 from tests.e2e.conftest import LaunchWorkload, a_protected_workload
 
 LONGEST_PROMISED_LOSS_NS = 2_000_000_000
@@ -34,26 +32,6 @@ def assert_never_two_served(verdict: Audit) -> None:
 def assert_lost_at_most_what_is_promised(workload: LedgerWorkload, verdict: Audit, *, until_ns: int) -> None:
     lost_at = [workload.acknowledged_at(entry_id) for entry_id in verdict.lost_ids]
     assert all(until_ns - at <= LONGEST_PROMISED_LOSS_NS for at in lost_at), verdict
-
-
-def test_a_primary_stopped_for_longer_than_its_lease_acknowledges_nothing_when_it_goes_on(
-    launch_workload: LaunchWorkload,
-) -> None:
-    workload = a_protected_workload(launch_workload)
-    before = workload.view()
-    stopped = processes(workload, before["primary_instance_id"], "-m spot_agent --config", "-m examples.ledger")
-    stopped_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    after = workload.await_promotion(above=before["epoch"])
-    workload.await_acknowledgement(epoch=after["epoch"])
-    for pid in stopped:
-        if Path(f"/proc/{pid}").exists():
-            os.kill(pid, signal.SIGCONT)
-    time.sleep(3)
-    verdict = workload.verdict()
-    assert_never_two_served(verdict)
-    assert_lost_at_most_what_is_promised(workload, verdict, until_ns=stopped_at)
 
 
 def test_a_host_that_hangs_and_comes_back_finds_that_its_epoch_is_over(launch_workload: LaunchWorkload) -> None:
@@ -97,69 +75,3 @@ def test_with_the_control_plane_down_a_primary_in_touch_with_its_standby_serves_
     assert workload.view()["epoch"] == before["epoch"]
     verdict = workload.verdict()
     assert verdict.is_clean, verdict
-
-
-def test_a_control_plane_that_refuses_every_call_for_a_minute_delays_a_failover_and_costs_nothing(
-    launch_workload: LaunchWorkload,
-) -> None:
-    workload = a_protected_workload(launch_workload)
-    before = workload.view()
-    market = workload.tenancy.aws.market
-    market.interrupt(before["primary_instance_id"], notice_seconds=110)
-    time.sleep(0.5)
-    market.set_api_reachable(False)
-    try:
-        time.sleep(60)
-    finally:
-        market.set_api_reachable(True)
-    after = workload.await_promotion(above=before["epoch"])
-    workload.await_acknowledgement(epoch=after["epoch"])
-    verdict = workload.verdict()
-    assert verdict.is_clean, verdict
-
-
-def test_primary_and_standby_noticed_at_the_same_moment_end_on_a_third_instance(
-    launch_workload: LaunchWorkload,
-) -> None:
-    workload = a_protected_workload(launch_workload)
-    before = workload.view()
-    standby_id = workload.replicas()[-1]["instance_id"]
-    market = workload.tenancy.aws.market
-    for instance_id in (before["primary_instance_id"], standby_id):
-        market.interrupt(instance_id, notice_seconds=60)
-    after = wait_for(
-        "the agent serves on an instance that no notice was given for",
-        lambda: (
-            view
-            if (view := workload.view())["primary_instance_id"] not in (before["primary_instance_id"], standby_id)
-            else None
-        ),
-        seconds=90,
-        stands=workload.how_things_stand,
-    )
-    workload.await_acknowledgement(epoch=after["epoch"])
-    verdict = workload.verdict()
-    assert verdict.is_clean, verdict
-
-
-def test_when_the_promoted_standby_dies_at_once_the_old_primary_is_promoted_back(
-    launch_workload: LaunchWorkload,
-) -> None:
-    workload = a_protected_workload(launch_workload)
-    before = workload.view()
-    standby_id = workload.replicas()[-1]["instance_id"]
-    market = workload.tenancy.aws.market
-    market.interrupt(before["primary_instance_id"], notice_seconds=90)
-    wait_for("the standby is promoted", lambda: workload.view()["epoch"] > before["epoch"], seconds=60)
-    killed_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    market.kill(standby_id)
-    after = wait_for(
-        "another instance takes over",
-        lambda: view if (view := workload.view())["primary_instance_id"] != standby_id else None,
-        seconds=60,
-        stands=workload.how_things_stand,
-    )
-    workload.await_acknowledgement(epoch=after["epoch"])
-    verdict = workload.verdict()
-    assert_never_two_served(verdict)
-    assert_lost_at_most_what_is_promised(workload, verdict, until_ns=killed_at)

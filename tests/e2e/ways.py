@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -134,6 +135,27 @@ def recorded_of(workload: LedgerWorkload) -> Mapping[str, Any]:
     found = {name: float(row[name]["N"]) for name in ("rto_seconds", "rpo_seconds", "rpo_bytes") if name in row}
     steps = [(step["M"]["step"]["S"], int(step["M"]["ms"]["N"])) for step in row.get("steps", {}).get("L", [])]
     return {"signal_type": row["signal_type"]["S"], "steps": steps, **found}
+
+
+def restored_beside(workload: LedgerWorkload, instance_id: str, *, at: str) -> list[str]:
+    """Have an operator on an instance restore an earlier snapshot into a folder; what lies there then."""
+    view = machine(workload, instance_id)
+    repository = Path(__file__).resolve().parents[2]
+    roots = (repository / "agent", repository / "layers" / "shared" / "python")
+    command = ["restore", "--config", "agent.env", "--at", at, "--into", "restored"]
+    subprocess.run(
+        [sys.executable, "-m", "spot_agent", *command],
+        cwd=view.disk,
+        env={
+            **os.environ,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": view.metadata_endpoint,
+            "PYTHONPATH": ":".join(map(str, roots)),
+            "STATE_DIR": "agent-state",
+        },
+        check=True,
+        timeout=60,
+    )
+    return sorted(path.name for path in (view.disk / "restored" / "0").iterdir())
 
 
 @contextlib.contextmanager
@@ -374,6 +396,8 @@ def promoted_standby_dies_at_once(launch: Launch) -> Played:
 def sudden_death_without_a_standby(launch: Launch) -> Played:
     workload = launch(settings=("SNAPSHOT_INTERVAL=2",))
     before = await_snapshot(workload, after=datetime.now(UTC))
+    restored = restored_beside(workload, before["primary_instance_id"], at=str(before["snapshot_taken_at"]))
+    before = await_snapshot(workload, after=datetime.now(UTC))
     killed_ns = boot_ns()
     workload.tenancy.aws.market.kill(before["primary_instance_id"])
     after = promoted(workload, before, seconds=240)
@@ -384,6 +408,7 @@ def sudden_death_without_a_standby(launch: Launch) -> Played:
         ended_ns=killed_ns,
         since_snapshot=since_snapshot.total_seconds() - (boot_ns() - killed_ns) / 1e9,
         epochs=after["epoch"] - before["epoch"],
+        restored=restored,
     )
 
 
