@@ -477,7 +477,7 @@ WAYS = (
     Way(
         "(i)",
         "agent killed with SIGKILL, workload alive",
-        "fenced within the lease, loss ≤ two sync intervals",
+        "fenced within the lease",
         agent_killed_for_good,
         float("inf"),
     ),
