@@ -88,6 +88,10 @@ class Tenancy:
         """Write to the API as the operator; raises as `get`."""
         return self._answer(self._operator.post(path, json=body))
 
+    def delete(self, path: str) -> Any:
+        """End something through the API as the operator; raises as `get`."""
+        return self._answer(self._operator.delete(path))
+
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """Change something through the API as the operator; raises as `get`."""
         return self._answer(self._operator.patch(path, json=body))

@@ -43,7 +43,7 @@ class InterruptionRow(Model):
     rto_seconds = FloatAttribute(null=True)
     rpo_seconds = FloatAttribute(null=True)
     rpo_bytes = NumberAttribute(null=True)
-    steps = JournalAttribute(null=True)
+    steps = JournalAttribute()
 
 
 def interruptions_table(database: Database, table_name: str) -> BoundTable[Interruption]:

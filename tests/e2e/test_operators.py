@@ -1,0 +1,72 @@
+"""An operator's controls on the running product: recommendations judged, replicas by hand, planned switches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from local.rehearsal import LedgerWorkload, wait_for
+from tests.e2e.conftest import LaunchWorkload
+
+
+def agent_path(workload: LedgerWorkload, below: str = "") -> str:
+    return f"/api/agents/{workload.agent_id}{below}"
+
+
+def recommendations(workload: LedgerWorkload) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = workload.tenancy.get(
+        "/api/interruptions", agent_id=str(workload.agent_id), signal_type="rebalance-recommendation"
+    )["interruptions"]
+    return found
+
+
+def test_a_rebalance_below_the_threshold_is_watched_and_above_it_makes_a_standby_that_can_be_let_go(
+    launch_workload: LaunchWorkload,
+) -> None:
+    workload = launch_workload()
+    tenancy = workload.tenancy
+    tenancy.patch(agent_path(workload, "/config"), {"rebalance_threshold": 0.99})
+    tenancy.aws.market.recommend_rebalance(workload.primary_id)
+    [watched] = wait_for("it is recorded", lambda: recommendations(workload), seconds=30)
+    assert watched["response_action"] == "watch"
+    assert not workload.replicas()
+    tenancy.patch(agent_path(workload, "/config"), {"rebalance_threshold": 0.01, "auto_replica": False})
+    started = tenancy.post(agent_path(workload, "/create-emergency-replica"), {"instance_id": workload.primary_id})
+    assert "is above 0.01" in started["reason"]
+    standby = workload.await_ready_standby()
+    assert (standby["replica_id"], standby["type"]) == (started["replica_id"], "automatic-rebalance")
+    ended = tenancy.delete(agent_path(workload, f"/replicas/{standby['replica_id']}"))
+    assert ended["status"] == "terminated"
+    wait_for(
+        "its instance is terminated",
+        lambda: tenancy.aws.market.instance(standby["instance_id"]).state == "terminated",
+        seconds=30,
+    )
+    workload.await_acknowledgement(epoch=1)
+    assert workload.verdict().is_clean, workload.verdict()
+
+
+def test_a_manual_replica_passes_over_three_pools_without_capacity_and_a_planned_switch_loses_nothing(
+    launch_workload: LaunchWorkload,
+) -> None:
+    workload = launch_workload()
+    tenancy, market = workload.tenancy, workload.tenancy.aws.market
+    pools = tenancy.get(agent_path(workload, "/pools"))["pools"]
+    empty = [pool for pool in pools if pool["qualifies"]][:3]
+    assert len(empty) == 3
+    for pool in empty:
+        market.set_capacity(f"{pool['availability_zone']}/{pool['instance_type']}", available=False)
+    try:
+        asked = tenancy.post(agent_path(workload, "/replicas"), {})
+        assert [pool["pool_id"] for pool in asked["considered"]] == [pool["pool_id"] for pool in pools]
+        standby = workload.await_ready_standby()
+    finally:
+        market.set_capacity(None, available=True)
+    assert [attempt["pool_id"] for attempt in standby["attempts"][:3]] == [pool["pool_id"] for pool in empty]
+    assert all("Capacity" in attempt["outcome"] for attempt in standby["attempts"][:3])
+    tenancy.post(agent_path(workload, f"/replicas/{standby['replica_id']}/promote"), {"reason": "a better pool"})
+    after = workload.await_promotion(above=1)
+    workload.await_acknowledgement(epoch=after["epoch"])
+    [switch] = tenancy.get("/api/switches", agent_id=str(workload.agent_id))["switches"]
+    assert (switch["switch_reason"], switch["basis"], switch["rpo_seconds"]) == ("operator", "final-generation", 0.0)
+    assert switch["to_pool_id"] == after["primary_pool_id"] == standby["pool_id"]
+    assert workload.verdict().is_clean, workload.verdict()
