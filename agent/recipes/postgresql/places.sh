@@ -10,7 +10,8 @@ next="$root/next"
 # Up to which segment the image has the log; the last one was still being written then.
 noted="$root/copied"
 port="${POSTGRES_PORT:-5432}"
-programs="${POSTGRES_PROGRAMS:-/usr/lib/postgresql/15/bin}"
+# Of the server; the newest that Debian installed. Both ends of a failover must run the same major version.
+programs="${POSTGRES_PROGRAMS:-$(find /usr/lib/postgresql -mindepth 2 -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1)}"
 # When the image holds this much log, a new base backup is made; replaying it is part of a promotion.
 most_log_mb="${POSTGRES_MOST_LOG_MB:-512}"
 # How much log the server keeps for the hooks to copy.

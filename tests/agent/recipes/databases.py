@@ -276,11 +276,12 @@ class Redis(Database):
 
 
 class PostgreSQL(Database):
-    needs: ClassVar[Mapping[str, str]] = {
-        "/usr/lib/postgresql/15/bin/postgres": "postgresql-15",
-        "setpriv": "util-linux",
-    }
-    programs = Path("/usr/lib/postgresql/15/bin")
+    programs = max(
+        Path("/usr/lib/postgresql").glob("[0-9]*/bin"),
+        key=lambda programs: int(programs.parent.name),
+        default=Path("/usr/lib/postgresql/15/bin"),
+    )
+    needs: ClassVar[Mapping[str, str]] = {str(programs / "postgres"): "postgresql", "setpriv": "util-linux"}
 
     def __init__(self, folder: Path) -> None:
         super().__init__("postgresql", folder)
