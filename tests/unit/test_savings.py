@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spot_optimizer.domain.pools import Lifecycle, Pool
-from spot_optimizer.domain.savings import Part, PriceStep, Ran, save
+from spot_optimizer.domain.prices import PriceChange
+from spot_optimizer.domain.savings import Part, Ran, save
 from tests.builders import NOON
 
 POOL = "us-east-1a.m5.large"
@@ -26,7 +27,7 @@ ON_DEMAND = {"m5.large": Decimal("0.096"), "c5.large": Decimal("0.085")}
 HOUR = timedelta(hours=1)
 RECORDED = Path(os.environ.get("SPOT_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
 MARKET = RECORDED / "prices_multiaz_us_east_1_2021.csv.gz"
-PRICES = {POOL: [PriceStep(NOON, Decimal("0.03")), PriceStep(NOON + HOUR, Decimal("0.05"))]}
+PRICES = {POOL: [PriceChange(NOON, Decimal("0.03")), PriceChange(NOON + HOUR, Decimal("0.05"))]}
 
 
 def ran(hours: float = 2, *, begins: float = 0, **changes: Any) -> Ran:
@@ -135,7 +136,7 @@ def test_a_replayed_month_agrees_to_the_cent_with_an_independent_recomputation()
             standby = pools[(half_day + 5) % len(pools)]
             runs.append(ran(since=begins, until=ends, pool_id=standby, part=Part.STANDBY))
     steps = {
-        pool_id: [PriceStep(at, Decimal(price)) for at, price in sorted(known.items())]
+        pool_id: [PriceChange(at, Decimal(price)) for at, price in sorted(known.items())]
         for pool_id, known in changes.items()
     }
     found = saved(*runs, since=april, until=may, prices=steps)

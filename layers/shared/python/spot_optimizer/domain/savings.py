@@ -19,6 +19,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from spot_optimizer.domain.pools import Lifecycle, Pool
+from spot_optimizer.domain.prices import PriceChange
 
 FREE_IF_INTERRUPTED_WITHIN = timedelta(hours=1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -31,14 +32,6 @@ class Part(enum.StrEnum):
 
     PRIMARY = "primary"
     STANDBY = "standby"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class PriceStep:
-    """A price, from a moment until the next step."""
-
-    at: datetime
-    usd_per_hour: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +103,7 @@ def save(
     *,
     since: datetime,
     until: datetime,
-    prices: Mapping[str, Sequence[PriceStep]],
+    prices: Mapping[str, Sequence[PriceChange]],
     on_demand: Mapping[str, Decimal],
     sized_for: str,
 ) -> Savings:
@@ -135,10 +128,10 @@ def save(
         if ran.is_free:
             continue
         if ran.lifecycle is Lifecycle.SPOT:
-            steps: Sequence[PriceStep] = prices.get(ran.pool_id, ())
+            steps: Sequence[PriceChange] = prices.get(ran.pool_id, ())
         else:
             known = on_demand.get(Pool.parse(ran.pool_id).instance_type)
-            steps = () if known is None else (PriceStep(begin, known),)
+            steps = () if known is None else (PriceChange(begin, known),)
         cost, without = _integral(steps, begin, end)
         unpriced += without
         kind = "standby" if ran.part is Part.STANDBY else "spot" if ran.lifecycle is Lifecycle.SPOT else "fallback"
@@ -153,18 +146,18 @@ def save(
     )
 
 
-def _integral(steps: Sequence[PriceStep], begin: datetime, end: datetime) -> tuple[Decimal, timedelta]:
+def _integral(steps: Sequence[PriceChange], begin: datetime, end: datetime) -> tuple[Decimal, timedelta]:
     """Price times microseconds, which is exact, and for how long no price was in force yet."""
-    first = bisect_right(steps, begin, key=lambda step: step.at) - 1
+    first = bisect_right(steps, begin, key=lambda step: step.changed_at) - 1
     total = Decimal(0)
     without = timedelta(0)
     if first < 0:
-        known_from = steps[0].at if steps else end
+        known_from = steps[0].changed_at if steps else end
         without = min(known_from, end) - begin
     for place in range(max(first, 0), len(steps)):
         step = steps[place]
-        if step.at >= end:
+        if step.changed_at >= end:
             break
-        until = min(steps[place + 1].at, end) if place + 1 < len(steps) else end
-        total += step.usd_per_hour * ((until - max(step.at, begin)) // _MICROSECOND)
+        until = min(steps[place + 1].changed_at, end) if place + 1 < len(steps) else end
+        total += step.usd_per_hour * ((until - max(step.changed_at, begin)) // _MICROSECOND)
     return total, without
