@@ -524,6 +524,14 @@ def _lease_answered_late(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 20.0)
 
 
+def _swept_while_it_fails_over(chance: Random, seed: int) -> Plan:
+    """The minute's sweep looks at an agent between two steps of its failover."""
+    at = chance.uniform(8.0, 12.0)
+    write = chance.choice(("claim", "open handover", "promote", "traffic moved", "record switch", "release claim"))
+    faults = (Fault("notice", at, "primary"), _held(write, chance.uniform(0.05, 2.0), "sweep"))
+    return Plan(seed, True, faults, at + 20.0)
+
+
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     3: _opening_held_beyond_readiness,
@@ -539,6 +547,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     28: _terminated_by_hand,
     30: _lease_answered_late,
     34: _failure_not_recorded,
+    36: _swept_while_it_fails_over,
     59: _promotion_held,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
