@@ -1,4 +1,7 @@
-"""The scheduled collector: every five minutes, what AWS's own price history says of every pool of interest."""
+"""The scheduled collector: every five minutes, what AWS's own price history says of every pool of interest.
+
+And, at once or daily, what its price list says of their instance types.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ from spot_optimizer.control import pricing
 
 @wiring.logger.inject_lambda_context
 def handle(_event: dict[str, Any], _context: Any) -> dict[str, int]:
-    """Collect once. The last line is what its alarm waits for: a collector that stands still is heard of."""
+    """Collect once. `PriceCollections` is what its alarm waits for: a collector that stands still is heard of."""
     done = pricing.collect(wiring.prices(), wiring.price_history(), wiring.fleet(), now=wiring.clock())
     wiring.count("PriceChangesCollected", done["changes"])
     wiring.count("PriceCollections", 1)
-    return done
+    # Only then: no trouble with the price list holds up the prices.
+    on_demand = pricing.ask_on_demand(wiring.prices(), wiring.price_list(), now=wiring.clock())
+    wiring.count("OnDemandPriceFailures", on_demand["failed"])
+    return {**done, **{f"on_demand_{name}": number for name, number in on_demand.items()}}

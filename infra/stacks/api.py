@@ -189,6 +189,7 @@ class ApiStack(Stack):
     def _allow_fleet_api(self, function: Function) -> None:
         data = self._data
         data.agents.allow(function.grantee, "GetItem")
+        data.pools.allow(function.grantee, "GetItem")
         allow_looking(function, *CATALOGUE)
         data.instances.allow_query_by(function.grantee, "client-index")
         data.interruptions.allow_query_by(

@@ -194,6 +194,7 @@ class WorkflowStack(Stack):
         data.raw_prices.allow(function.grantee, "PutItem")
         data.clean_prices.allow(function.grantee, "UpdateItem", "Query")
         allow_looking(function, "DescribeSpotPriceHistory", "DescribeSubnets")
+        function.allow("pricing:GetProducts", on="*", wildcard_because="The Price List knows no resources.")
 
     def _allow_fill_gaps(self) -> None:
         data, function = self._data, self.fill_gaps

@@ -25,7 +25,7 @@ from spot_optimizer.domain.prices import Observation, PriceChange, Slot, Source,
 from tests import builders
 from tests.adapters.tables import ENVIRONMENT
 from tests.builders import AGENT, NOON, PRIMARY, STANDBY
-from tests.fakes import FakeFleet, FakePriceHistory, FakeRecords
+from tests.fakes import FakeFleet, FakePriceHistory, FakePriceList, FakeRecords
 
 POOL = "us-east-1a.m5.large"
 PEER = "us-east-1b.m5.large"
@@ -192,6 +192,82 @@ def test_the_collector_offers_nothing_against_what_a_primary_saw(prices: DynamoP
     submit(prices, [(-4, "0.05")], now=NOON)
     history = FakePriceHistory({POOL: [change(-600, "0.03")]}, ZONES)
     assert pricing.collect(prices, history, a_fleet(), now=NOON)["rows"] == 11
+
+
+# --- on-demand prices
+
+
+def on_demand(prices: DynamoPrices) -> dict[str, Decimal | None]:
+    return {pool.pool_id: pool.on_demand_usd_per_hour for pool in prices.pools()}
+
+
+@pytest.mark.usefixtures("pools")
+def test_what_a_type_costs_on_demand_is_noted_at_once_for_its_pools_and_then_daily(prices: DynamoPrices) -> None:
+    price_list = FakePriceList({"m5.large": "0.096"})
+    assert pricing.ask_on_demand(prices, price_list, now=NOON) == {"asked": 1, "found": 1, "failed": 0}
+    assert on_demand(prices) == {POOL: Decimal("0.096"), PEER: Decimal("0.096")}
+    price_list.usd_per_hour["m5.large"] = Decimal("0.1")
+    assert pricing.ask_on_demand(prices, price_list, now=at(60 * 24 - 1))["asked"] == 0
+    assert pricing.ask_on_demand(prices, price_list, now=at(60 * 24))["asked"] == 1
+    assert on_demand(prices) == {POOL: Decimal("0.1"), PEER: Decimal("0.1")}
+    assert price_list.asked == ["m5.large"] * 2
+    # A pool that is taken up meanwhile does not wait for the next day.
+    newly = pools_of_interest.want("us-east-1c.m5.large", (AGENT,), None)
+    assert newly is not None
+    prices.note_pools([newly])
+    assert pricing.ask_on_demand(prices, price_list, now=at(60 * 24 + 5))["found"] == 1
+    assert on_demand(prices)["us-east-1c.m5.large"] == Decimal("0.1")
+
+
+@pytest.mark.usefixtures("pools")
+def test_a_type_that_the_list_does_not_know_any_more_keeps_what_was_known(prices: DynamoPrices) -> None:
+    pricing.ask_on_demand(prices, FakePriceList({"m5.large": "0.096"}), now=NOON)
+    forgetful = FakePriceList({})
+    assert pricing.ask_on_demand(prices, forgetful, now=at(60 * 24)) == {"asked": 1, "found": 0, "failed": 0}
+    assert on_demand(prices)[POOL] == Decimal("0.096")
+    assert pricing.ask_on_demand(prices, forgetful, now=at(60 * 24 + 5))["asked"] == 0
+
+
+def test_each_run_asks_a_few_types_and_none_is_left_out(prices: DynamoPrices) -> None:
+    types = [f"m{number}.large" for number in range(25)]
+    taken_up = [pools_of_interest.want(f"us-east-1a.{kind}", (AGENT,), None) for kind in types]
+    unwanted = pools_of_interest.want("us-east-1a.c5.large", (), None)
+    prices.note_pools([change for change in [*taken_up, unwanted] if change is not None])
+    price_list = FakePriceList(dict.fromkeys(types, "0.096"))
+    asked = [pricing.ask_on_demand(prices, price_list, now=at(5 * run))["asked"] for run in range(4)]
+    assert asked == [10, 10, 5, 0]
+    assert sorted(price_list.asked) == sorted(types)
+
+
+def test_a_list_that_does_not_answer_is_asked_again_the_next_time(prices: DynamoPrices) -> None:
+    agent = an_agent(instance_types=("m5.large", "r5.large"))
+    history = FakePriceHistory({POOL: [change(-600, "0.03")]}, ZONES)
+    pricing.collect(prices, history, a_fleet(agent), now=NOON)
+    price_list = FakePriceList({"m5.large": "0.096", "r5.large": "0.126"})
+    price_list.silent = {"r5.large"}
+    assert pricing.ask_on_demand(prices, price_list, now=NOON) == {"asked": 1, "found": 1, "failed": 1}
+    price_list.silent = set()
+    assert pricing.ask_on_demand(prices, price_list, now=at(5)) == {"asked": 1, "found": 1, "failed": 0}
+    assert price_list.asked == ["m5.large", "r5.large", "r5.large"]
+    assert on_demand(prices)["us-east-1b.r5.large"] == Decimal("0.126")
+
+
+@pytest.mark.usefixtures("pools")
+def test_of_two_that_asked_at_once_the_first_to_write_is_left(prices: DynamoPrices) -> None:
+    as_read = prices.known_pools([POOL])[POOL]
+    prices.note_pools([pools_of_interest.note_on_demand(as_read, Decimal("0.096"), at(1))])
+    prices.note_pools([pools_of_interest.note_on_demand(as_read, Decimal("0.2"), NOON)])
+    pool = prices.known_pools([POOL])[POOL]
+    assert (pool.on_demand_usd_per_hour, pool.on_demand_asked_at) == (Decimal("0.096"), at(1))
+
+
+@pytest.mark.usefixtures("pools")
+def test_reports_are_held_against_what_the_type_costs_on_demand_row_by_row(prices: DynamoPrices) -> None:
+    rows = [(0, "9.59"), (10, "9.61"), (20, "0.03")]
+    assert submit(prices, rows, submission_id="before") == [Outcome.KEPT] * 3
+    pricing.ask_on_demand(prices, FakePriceList({"m5.large": "0.096"}), now=NOON)
+    after = submit(prices, [(at + 30, usd) for at, usd in rows], submission_id="after")
+    assert after == [Outcome.KEPT, Outcome.REFUSED, Outcome.KEPT]
 
 
 # --- filling

@@ -283,3 +283,13 @@ def test_filling_is_started_once_per_key_and_says_where_to_look(http: Http) -> N
 def _last_hour() -> range:
     now = bucket_of(datetime.now(UTC))
     return range(now - 12, now + 1)
+
+
+def test_an_agents_pools_tell_what_they_cost_on_demand_and_save(http: Http, agent: Registration) -> None:
+    shown = agent.call("GET", "/pools", token=http.admin)
+    assert shown.status == 200, shown.body
+    assert {pool["on_demand_usd_per_hour"] for pool in shown.body["pools"]} == {"0.096"}
+    # moto's spot prices are its own; what is saved follows from both.
+    for pool in shown.body["pools"]:
+        saving = 100 - 100 * Decimal(pool["usd_per_hour"]) / Decimal("0.096")
+        assert pool["saving_percent"] == round(float(saving), 2)

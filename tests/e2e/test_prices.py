@@ -49,7 +49,7 @@ def workload(tenancy: Tenancy, launch_workload: LaunchWorkload) -> LedgerWorkloa
     workload = launch_workload(
         instance_types=(INSTANCE_TYPE,), instance_profile=PROFILE, settings=("PRICING_REPORT_INTERVAL=1",)
     )
-    collect(tenancy)
+    assert collect(tenancy)["on_demand_failed"] == 0
     # What the agent reported before anybody knew its pools was refused, and is left out for a while: begin anew.
     workload.kill_agent(workload.primary_id)
     return workload
@@ -96,6 +96,10 @@ def points(tenancy: Tenancy, pool_id: str, buckets: range) -> list[dict[str, Any
 def test_an_agent_that_was_offline_for_twenty_minutes_replaces_what_was_inferred(
     tenancy: Tenancy, workload: LedgerWorkload, tmp_path: Path
 ) -> None:
+    shown = tenancy.get(f"/api/agents/{workload.agent_id}/pools")["pools"]
+    assert {pool["on_demand_usd_per_hour"] for pool in shown} == {"0.126"}
+    assert all(pool["saving_percent"] is not None for pool in shown)
+
     end = bucket_of(datetime.now(UTC))
     # The real agent, with the role of its instance, has asked the market and reported what it said.
     reported = wait_for(

@@ -4,7 +4,16 @@ from tests.fakes.compute import FakeCompute
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.joining import FakeJoining
 from tests.fakes.price_history import FakePriceHistory
+from tests.fakes.price_list import FakePriceList
 from tests.fakes.records import FakeRecords
 from tests.fakes.workflows import FakeWorkflows
 
-__all__ = ["FakeCompute", "FakeFleet", "FakeJoining", "FakePriceHistory", "FakeRecords", "FakeWorkflows"]
+__all__ = [
+    "FakeCompute",
+    "FakeFleet",
+    "FakeJoining",
+    "FakePriceHistory",
+    "FakePriceList",
+    "FakeRecords",
+    "FakeWorkflows",
+]

@@ -35,6 +35,7 @@ UNBOUNDED = (
     "xray:*",
     "ec2:Describe*",
     "ec2:CreateFleet",
+    "pricing:GetProducts",
     "states:SendTaskSuccess",
     "logs:*LogDeliver*",
     "logs:*ResourcePolic*",
@@ -86,6 +87,10 @@ def test_only_agents_reports_the_collector_and_the_filling_write_prices(dev: Dep
         if any("PricingSnapshotsClean" in resource for resource in resources(statement))
     ]
     assert writing == ["PriceApi", "CollectPrices", "FillGapsRole"]
+
+
+def test_only_the_collector_asks_the_price_list(dev: Deployment) -> None:
+    assert [name for name in FUNCTIONS if "pricing:GetProducts" in actions(dev.statements(name))] == ["CollectPrices"]
 
 
 def test_the_authorizer_only_reads(dev: Deployment) -> None:

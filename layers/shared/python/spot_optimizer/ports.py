@@ -375,6 +375,19 @@ class PriceHistory(Protocol):
         ...
 
 
+class PriceList(Protocol):
+    """What AWS asks for instances on demand."""
+
+    def on_demand_usd_per_hour(self, instance_type: str) -> Decimal | None:
+        """Price of a Linux instance of shared tenancy in this region; none where the list has none.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: The list did not answer, or refused to.
+        """
+        ...
+
+
 class Filling(Protocol):
     """The workflow that fills gaps in prices."""
 

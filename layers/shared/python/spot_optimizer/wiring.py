@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.workflows import StepFunctionsActivations
     from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
-    from spot_optimizer.ports import Compute, Filling, Fleet, Joining, PriceHistory, Records, Workflows
+    from spot_optimizer.ports import Compute, Filling, Fleet, Joining, PriceHistory, PriceList, Records, Workflows
 
 logger = Logger(service="spot-optimizer")
 
@@ -154,6 +154,14 @@ def price_history() -> PriceHistory:
     from spot_optimizer.adapters.price_history import Ec2PriceHistory
 
     return Ec2PriceHistory(_clients())
+
+
+@lru_cache
+def price_list() -> PriceList:
+    """What AWS asks for instances on demand."""
+    from spot_optimizer.adapters.price_list import AwsPriceList
+
+    return AwsPriceList(_clients())
 
 
 @lru_cache

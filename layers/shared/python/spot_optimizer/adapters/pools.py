@@ -28,6 +28,7 @@ class PoolRow(Model):
     instance_type = UnicodeAttribute()
     wanted_by = WordsAttribute()
     on_demand_usd_per_hour = DecimalAttribute(null=True)
+    on_demand_asked_at = InstantAttribute(null=True)
     changed_at = InstantAttribute(null=True)
     usd_per_hour = DecimalAttribute(null=True)
 

@@ -25,6 +25,9 @@ CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
 EC2_READ_SECONDS = 15.0
 """CreateFleet of type instant answers only when the instance is launched."""
+PRICE_LIST_REGION = "us-east-1"
+"""The Price List has an endpoint in three regions alone, each of which tells the prices of all
+(docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html)."""
 
 THROTTLING_CODES = frozenset(
     {
@@ -85,14 +88,16 @@ class Clients:
         self.region = region
         self.session = botocore.session.get_session()
 
-    def _client(self, service: str, *, read_seconds: float = READ_SECONDS, attempts: int = 3) -> Any:
+    def _client(
+        self, service: str, *, region: str | None = None, read_seconds: float = READ_SECONDS, attempts: int = 3
+    ) -> Any:
         config = Config(
             connect_timeout=CONNECT_SECONDS,
             read_timeout=read_seconds,
             retries={"total_max_attempts": attempts, "mode": "standard"},
             signature_version="s3v4" if service == "s3" else None,
         )
-        return self.session.create_client(service, region_name=self.region, config=config)
+        return self.session.create_client(service, region_name=region or self.region, config=config)
 
     @cached_property
     def ec2(self) -> EC2Client:
@@ -123,3 +128,8 @@ class Clients:
     def kms(self) -> Any:
         """KMS."""
         return self._client("kms")
+
+    @cached_property
+    def pricing(self) -> Any:
+        """The Price List, asked once: who asks it can wait for the next time."""
+        return self._client("pricing", region=PRICE_LIST_REGION, attempts=1)

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from spot_optimizer.domain import pools_of_interest, price_series
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.gaps import LONG_BUCKETS, GapClass, Rules, changes_to, fill, find_gaps
+from spot_optimizer.domain.pools import Pool
 from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.price_quality import Quality, assess
 from spot_optimizer.domain.price_series import Point
@@ -34,11 +36,14 @@ from spot_optimizer.domain.prices import (
     bucket_start,
     clean,
 )
-from spot_optimizer.errors import ControlPlaneUnavailable, PoolUnknown, Throttled
-from spot_optimizer.ports import Fleet, PriceHistory, Prices
+from spot_optimizer.errors import ControlPlaneUnavailable, PoolUnknown, Throttled, Transient
+from spot_optimizer.ports import Fleet, PriceHistory, PriceList, Prices
 
 COLLECTED_BACK = timedelta(hours=1)
 """How far each collection looks back; so many may fail in a row before anything is left to gap filling."""
+
+TYPES_ASKED_AT_ONCE = 10
+"""For so many instance types the price list is asked in a row; the others wait for the next collection."""
 
 FILLED_BACK = timedelta(hours=26)
 """How far each filling looks back."""
@@ -251,6 +256,28 @@ def _keep_changes(prices: Prices, pool_id: str, changes: Sequence[PriceChange], 
     )
 
 
+def ask_on_demand(prices: Prices, price_list: PriceList, *, now: datetime) -> dict[str, int]:
+    """Note what the instance types of the pools of interest cost on demand: at once where nobody has asked, then daily.
+
+    Never raises what passes: what could not be asked or noted is due again the next time. When the list does not
+    answer for one type, it is not asked for the others, so that this takes a bounded time.
+
+    Returns:
+        For how many types the list answered, of how many it knows a price, and whether something failed (0 or 1).
+    """
+    asked = found = 0
+    try:
+        due = pools_of_interest.types_to_ask(prices.pools(), now)
+        for instance_type, pools in islice(due.items(), TYPES_ASKED_AT_ONCE):
+            usd_per_hour = price_list.on_demand_usd_per_hour(instance_type)
+            prices.note_pools([pools_of_interest.note_on_demand(pool, usd_per_hour, now) for pool in pools])
+            asked += 1
+            found += usd_per_hour is not None
+    except Transient:
+        return {"asked": asked, "found": found, "failed": 1}
+    return {"asked": asked, "found": found, "failed": 0}
+
+
 # --- filling
 
 
@@ -401,6 +428,16 @@ def known_pool(prices: Prices, pool_id: str) -> PoolOfInterest:
     if pool is None:
         raise PoolUnknown(f"no pool '{pool_id}' is of interest; GET /api/pools lists those that are")
     return pool
+
+
+def on_demand(prices: Prices, zones: Sequence[str], instance_types: Sequence[str]) -> Mapping[str, Decimal]:
+    """What instance types cost on demand in USD/hour, as far as the pools of these zones tell; by instance type."""
+    pool_ids = [Pool(zone, instance_type).pool_id for zone in zones for instance_type in instance_types]
+    return {
+        pool.instance_type: pool.on_demand_usd_per_hour
+        for pool in prices.known_pools(pool_ids).values()
+        if pool.on_demand_usd_per_hour is not None
+    }
 
 
 def series(prices: Prices, pool_id: str, buckets: range, *, buckets_per_window: int) -> tuple[Sequence[Point], int]:

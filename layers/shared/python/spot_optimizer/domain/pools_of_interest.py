@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.pools import Pool
 from spot_optimizer.domain.prices import PriceChange
-from spot_optimizer.domain.writes import Change, Missing, Table
+from spot_optimizer.domain.writes import Change, Equals, Missing, Table
 
 WANTED_BY_AT_MOST = 20
 """So many agents are named on a pool's row; it must not grow with the fleet."""
+
+ON_DEMAND_KEPT_FOR = timedelta(days=1)
+"""On-demand prices change a few times in the life of an instance type; AWS's price list is asked no more often."""
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,8 @@ class PoolOfInterest:
         instance_type: For example `m5.large`.
         wanted_by: Agents that run in it or may be launched into it, `WANTED_BY_AT_MOST` of them. None: no agent wants
             it any more; what is known is kept, and nothing new is collected.
-        on_demand_usd_per_hour: What the instance type costs on demand; none while nobody has looked.
+        on_demand_usd_per_hour: What the instance type costs on demand; none while AWS's price list has told none.
+        on_demand_asked_at: When the price list was last asked, and answered.
         changed_at: When AWS last changed the pool's price, as far as was collected.
         usd_per_hour: The price since then.
     """
@@ -37,6 +43,7 @@ class PoolOfInterest:
     instance_type: str
     wanted_by: tuple[str, ...] = ()
     on_demand_usd_per_hour: Decimal | None = None
+    on_demand_asked_at: datetime | None = None
     changed_at: datetime | None = None
     usd_per_hour: Decimal | None = None
 
@@ -94,4 +101,42 @@ def note_change(pool_id: str, change: PriceChange) -> Change:
         (pool_id,),
         "note the last change of the price",
         put={"changed_at": change.changed_at, "usd_per_hour": change.usd_per_hour},
+    )
+
+
+def types_to_ask(pools: Iterable[PoolOfInterest], now: datetime) -> Mapping[str, Sequence[PoolOfInterest]]:
+    """Tell for which instance types AWS's price list is to be asked.
+
+    Returns:
+        The wanted pools by instance type: of every type with a pool for which it was not asked within
+        `ON_DEMAND_KEPT_FOR`; first the types for which it was never asked, then those whose answer is oldest.
+    """
+    by_type: dict[str, list[PoolOfInterest]] = defaultdict(list)
+    for pool in pools:
+        if pool.wanted_by:
+            by_type[pool.instance_type].append(pool)
+    oldest = {
+        instance_type: min(pool.on_demand_asked_at or _NEVER for pool in some)
+        for instance_type, some in by_type.items()
+    }
+    due = sorted((at, instance_type) for instance_type, at in oldest.items() if at <= now - ON_DEMAND_KEPT_FOR)
+    return {instance_type: by_type[instance_type] for _, instance_type in due}
+
+
+def note_on_demand(pool: PoolOfInterest, usd_per_hour: Decimal | None, now: datetime) -> Change:
+    """The write that notes what AWS's price list said, unless somebody else has asked since the row was read.
+
+    Args:
+        pool: The row as it was read.
+        usd_per_hour: None: the price list does not know the type (any more); what was known stays.
+        now: When it was asked.
+    """
+    as_read = pool.on_demand_asked_at
+    told = {} if usd_per_hour is None else {"on_demand_usd_per_hour": usd_per_hour}
+    return Change(
+        Table.POOLS,
+        (pool.pool_id,),
+        "note the on-demand price",
+        only_if={"on_demand_asked_at": Missing() if as_read is None else Equals(as_read)},
+        put={"on_demand_asked_at": now, **told},
     )
