@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from functions.collect_prices import handler as collect_prices
 from spot_optimizer import bootstrap, wiring
 from spot_optimizer.domain import pools_of_interest
 from spot_optimizer.domain.gaps import fill
@@ -16,6 +18,7 @@ from spot_optimizer.domain.prices import bucket_of, bucket_start
 from spot_optimizer.domain.tokens import OperatorRole
 from spot_optimizer.domain.writes import Change, Table
 from tests.api.conftest import Answered, Http, Registration
+from tests.fakes import FakePriceList
 
 POOL = "us-east-1a.m5.large"
 OTHER = "us-east-1b.m5.large"
@@ -293,3 +296,26 @@ def test_an_agents_pools_tell_what_they_cost_on_demand_and_save(http: Http, agen
     for pool in shown.body["pools"]:
         saving = 100 - 100 * Decimal(pool["usd_per_hour"]) / Decimal("0.096")
         assert pool["saving_percent"] == round(float(saving), 2)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_price_list_that_does_not_answer_costs_no_collection(
+    http: Http,
+    agent: Registration,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    silent: bool,
+) -> None:
+    price_list = FakePriceList({"m5.large": "0.1"})
+    price_list.silent = {"m5.large"} if silent else set()
+    monkeypatch.setattr(wiring, "price_list", lambda: price_list)
+    done = collect_prices.handle({}, http.context)
+    assert done["pools"] == 2
+    assert (done["on_demand_asked"], done["on_demand_failed"]) == (int(not silent), int(silent))
+    metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
+    counted = {
+        name: one[name] for one in metrics for name in ("PriceCollections", "OnDemandPriceFailures") if name in one
+    }
+    assert counted == {"PriceCollections": [1.0], "OnDemandPriceFailures": [float(silent)]}
+    shown = wiring.prices().known_pools([POOL])[POOL].on_demand_usd_per_hour
+    assert shown == Decimal("0.096" if silent else "0.1")
