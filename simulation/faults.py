@@ -414,13 +414,13 @@ def _abort_held_beyond_a_handover(chance: Random, seed: int) -> Plan:
 
 
 def _fall_back_held(chance: Random, seed: int) -> Plan:
-    """An operator creates a replica at the moment in which there is no way but back."""
+    """There is no way but back; at that moment an operator creates a replica, or stops the execution and asks anew."""
     at = chance.uniform(9.0, 11.0)
-    faults = [
-        Fault("operator-promote", at),
-        Fault("death", at + chance.uniform(2.5, 5.0), "primary"),
-        _held("fall back", chance.uniform(0.03, 0.4), "operator-create"),
-    ]
+    faults = [Fault("operator-promote", at), Fault("death", at + chance.uniform(2.5, 5.0), "primary")]
+    if chance.random() < 0.6:
+        faults.append(_held("fall back", chance.uniform(0.2, 0.9), "retake"))
+        return Plan(seed, True, tuple(faults), at + 75.0)
+    faults.append(_held("fall back", chance.uniform(0.03, 0.4), "operator-create"))
     if chance.random() < 0.6:
         faults.append(_held("create replica", chance.uniform(0.3, 2.0)))
     return Plan(seed, True, tuple(faults), at + 75.0)
@@ -430,12 +430,128 @@ def _loss_held(chance: Random, seed: int) -> Plan:
     """Every copy is gone; at that moment an operator asks for a replica, or stops the execution and asks anew."""
     at = chance.uniform(3.0, 8.0)
     faults = [Fault("death", at, "primary")]
-    if chance.random() < 0.6:
+    draw = chance.random()
+    if draw < 0.5:
         faults.append(_held("mark lost", chance.uniform(0.25, 0.9), "retake"))
+    elif draw < 0.7:
+        faults.append(_held("mark lost", chance.uniform(0.3, 1.5), "operator-create"))
     else:
         faults.append(_held("mark lost", chance.uniform(0.03, 0.3), "operator-create"))
         faults.append(_held("create replica", chance.uniform(0.3, 1.5)))
     return Plan(seed, False, tuple(faults), at + 75.0)
+
+
+def _loss_held_beyond_a_snapshot(chance: Random, seed: int) -> Plan:
+    """No copy is left; then the dead primary's first snapshot is found complete, just before or just after the look."""
+    at = chance.uniform(2.5, 3.5)
+    where = chance.choice(("MarkLost:agent", "*:commit mark lost"))
+    faults = (
+        *_snapshots_held(chance.uniform(10.0, 20.0)),
+        Fault("shut-down", at, "primary"),
+        Fault("strike-pause", 0.0, where, chance.uniform(15.0, 40.0)),
+    )
+    return Plan(seed, False, faults, at + 75.0)
+
+
+def _snapshot_held_beyond_a_loss(chance: Random, seed: int) -> Plan:
+    """A snapshot is completed after its agent was given up."""
+    at = chance.uniform(3.5, 5.0)
+    faults = (*_snapshots_held(chance.uniform(12.0, 24.0)), Fault("shut-down", at, "primary"))
+    return Plan(seed, False, faults, at + 40.0)
+
+
+def _snapshot_held_beyond_a_fall_back(chance: Random, seed: int) -> Plan:
+    """A snapshot is completed when its primary is the primary again, two epochs later."""
+    at = chance.uniform(4.0, 5.0)
+    faults = (
+        *_snapshots_held(chance.uniform(19.0, 24.0)),
+        Fault("operator-promote", at),
+        Fault("shut-down", at + chance.uniform(2.2, 3.5), "primary"),
+    )
+    return Plan(seed, True, faults, at + 60.0)
+
+
+def _snapshots_held(lasts: float) -> tuple[Fault, ...]:
+    """Hold the first snapshot's completion, and those that follow when nobody answered for longer than that."""
+    return (_held("complete snapshot", lasts), *(_held("complete snapshot", 24.0) for _ in range(4)))
+
+
+def _opening_held_beyond_its_attempt(chance: Random, seed: int) -> Plan:
+    """An operator stops the execution and asks anew before the stopped one's write comes through."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (Fault("notice", at, "primary"), _held("open handover", chance.uniform(0.1, 1.2), "retake"))
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _await_held_beyond_a_handover(chance: Random, seed: int) -> Plan:
+    """A late copy of a task opens the handover while the execution begins to wait, until the next epoch is claimed."""
+    at = chance.uniform(8.0, 11.0)
+    faults = (
+        Fault("duplicate", at - 0.5, "OpenHandover", 8.0),
+        Fault("notice", at, "primary"),
+        _held("promote", chance.uniform(0.3, 1.0), "abort"),
+        Fault("partition", at + chance.uniform(0.3, 1.2), "primary standby", chance.uniform(1.5, 3.0)),
+        Fault("strike-pause", 0.0, "AwaitReady:agent", chance.uniform(26.0, 29.0)),
+        Fault("notice", at + chance.uniform(23.0, 25.0), "primary"),
+    )
+    return Plan(seed, True, faults, at + 60.0)
+
+
+def _signal_held_beyond_a_promotion(chance: Random, seed: int) -> Plan:
+    """A notice joins a planned handover that has succeeded by the time its urgency is written."""
+    at = chance.uniform(9.0, 12.0)
+    faults = (
+        Fault("operator-promote", at),
+        _held("record interruption", chance.uniform(0.02, 0.1), "notice"),
+        # Both EventBridge and the agent bring it.
+        _held("raise urgency", chance.uniform(1.5, 4.0)),
+        _held("raise urgency", chance.uniform(1.5, 4.0)),
+        _held("record switch", chance.uniform(3.0, 6.0)),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _progress_held_beyond_the_next(chance: Random, seed: int) -> Plan:
+    """The standby tells of a generation after it has told of a later one."""
+    at = chance.uniform(6.0, 12.0)
+    faults = (
+        *(_held("record sync", chance.uniform(2.0, 14.0)) for _ in range(2)),
+        Fault("notice", at + 35.0, "primary"),
+    )
+    return Plan(seed, True, faults, at + 50.0)
+
+
+def _two_pause(chance: Random, seed: int) -> Plan:
+    """Two operators pause the agent at once."""
+    at = chance.uniform(3.0, 8.0)
+    faults = (
+        Fault("operator-pause", at, "", chance.uniform(10.0, 30.0)),
+        Fault("operator-pause", at + chance.uniform(0.0, 5.0), "", chance.uniform(5.0, 20.0)),
+        Fault("notice", at + 8.0, "primary"),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _release_held(chance: Random, seed: int) -> Plan:
+    """A failover begins, and may open its handover, while a standby that has been quiet for long is let go of."""
+    at = chance.uniform(1.0, 4.0)
+    rival, lasts = chance.choice((("notice", (0.1, 1.5)), ("notice", (1.0, 4.0)), ("operator-promote", (0.1, 1.5))))
+    faults = (Fault("rebalance", at, "primary"), _held("release replica", chance.uniform(*lasts), rival))
+    return Plan(seed, False, faults, at + 150.0)
+
+
+def _release_held_beyond_a_claim(chance: Random, seed: int) -> Plan:
+    """The same, until the failover has given up, and left its handover to the standby of a dead primary."""
+    at = chance.uniform(1.0, 4.0)
+    faults = (
+        Fault("rebalance", at, "primary"),
+        Fault("lose", 20.0, "commit", 150.0),
+        Fault("lose", 20.0, "silent", 150.0),
+        _held("release replica", chance.uniform(15.0, 29.0), "shut-down"),
+        Fault("strike-kill", 0.0, "AwaitServing:"),
+        Fault("strike-kill", 0.0, "AwaitServing:"),
+    )
+    return Plan(seed, False, faults, at + 170.0)
 
 
 def _two_create(chance: Random, seed: int) -> Plan:
@@ -537,21 +653,32 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     3: _opening_held_beyond_readiness,
     5: _opening_held_beyond_its_claim,
     7: _abort_held_beyond_a_handover,
-    9: _fall_back_held,
-    11: _loss_held,
+    10: _loss_held,
     12: _two_create,
     14: _launch_held_beyond_the_next,
+    15: _snapshot_held_beyond_a_loss,
+    19: _loss_held_beyond_a_snapshot,
     22: _signal_held_beyond_its_claim,
     24: _traffic_held_beyond_the_next,
+    25: _snapshot_held_beyond_a_fall_back,
     26: _promotion_held_beyond_readiness,
     28: _terminated_by_hand,
     30: _lease_answered_late,
     34: _failure_not_recorded,
     36: _swept_while_it_fails_over,
+    38: _fall_back_held,
+    40: _release_held,
+    44: _release_held_beyond_a_claim,
+    46: _signal_held_beyond_a_promotion,
+    50: _opening_held_beyond_its_attempt,
+    54: _progress_held_beyond_the_next,
+    58: _two_pause,
     59: _promotion_held,
+    62: _await_held_beyond_a_handover,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
-for a write and the write itself, and is what one condition of that write is there for.
+for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent
+takes snapshots in odd seeds only, and lets go of quiet standbys in multiples of four.
 """
 
 

@@ -238,6 +238,15 @@ class Invariants:
         demand(held is None or holds in (None, held), "one active replica", "'%s' replaces %s by %s", name, held, holds)
         if name == "mark lost":
             self._check_lost(before)
+        if name == "pause agent":
+            demand(
+                before.get("paused_at") is None,
+                "the first pause stands",
+                "it is paused since %s",
+                before.get("paused_at"),
+            )
+        if name == "release replica":
+            demand(not before.get("claim_open"), "a standby is released only in peace", "a failover is under way")
         if promoted:
             demand(not before.get("lost"), "a lost agent is not promoted", "")
             demand(holds is None, "one active replica", "a promotion leaves %s active", holds)

@@ -274,6 +274,16 @@ IMPLIED: dict[str, Implied] = {
     "claim / one claim per attempt / lost": Implied(
         ("claim_attempt", "claim_open", "claim_epoch"), "an agent is lost under its open claim, which that closes"
     ),
+    "complete snapshot / only the present primary's snapshots count, one after the other / primary_instance_id": (
+        _EPOCH_NAMES_PRIMARY
+    ),
+    "complete snapshot / a snapshot is complete once / snapshot_id": Implied(
+        ("only the present primary's snapshots count, one after the other / snapshot_id",),
+        "its row was missing after the pointer was read, and whatever writes it moves the pointer forwards",
+    ),
+    "complete snapshot / never a delta without what it changes / base_id": Implied(
+        (), "it was read before, never changes, and is forgotten only days after the last delta that may follow it"
+    ),
     "end replica / a promoted replica is not ended / status": Implied(
         ("no replica ends while a handover to it is open / active_replica_id",),
         "whatever ends a replica, or promotes it, lets the agent go of it in the same transaction",
@@ -314,8 +324,10 @@ IMPLIED: dict[str, Implied] = {
         ("an instance joins once / instance_id", "a standby joins the epoch it was launched for / active_replica_id"),
         "a replica leaves `launching` by joining, which writes the instance's row, or by its end",
     ),
-    "mark lost / an agent is lost only while no handover can still succeed / claim_epoch": _CLAIM_EPOCH,
-    "mark lost / an agent is lost only while no handover can still succeed / handover_state": Implied(
+    "mark lost / an agent is lost only while no handover can still succeed, and no snapshot has come / claim_epoch": (
+        _CLAIM_EPOCH
+    ),
+    "mark lost / an agent is lost only while no handover can still succeed, and no snapshot has come / handover_state": Implied(  # noqa: E501 - a name
         ("active_replica_id",), "an open handover leads to the active replica, which can not end before it"
     ),
     "open handover / one handover at a time, under an own claim / epoch": Implied(
@@ -334,6 +346,7 @@ IMPLIED: dict[str, Implied] = {
         ("readiness", "one handover at a time, under an own claim / active_replica_id"),
         "between `syncing` and `ready` lies a new readiness number; every other way is the replica's end",
     ),
+    "pause agent / the first pause stands / agent_id": Implied((), "it was read before, and no agent is ever deleted"),
     "promote / one promotion per epoch and handover / epoch": _OPEN_HANDOVER,
     "promote / one promotion per epoch and handover / primary_instance_id": _EPOCH_NAMES_PRIMARY,
     "promote / one promotion per epoch and handover / handover_replica_id": Implied(
@@ -364,6 +377,14 @@ IMPLIED: dict[str, Implied] = {
     ),
     "raise urgency / urgency only rises / claim_epoch": _CLAIM_EPOCH,
     "record switch / served once / switch_id": Implied((), "it was read before, and no switch is ever deleted"),
+    "release replica / a promoted replica is not released / status": Implied(
+        ("a standby is released only while nothing is under way / active_replica_id",),
+        "whatever ends a replica, or promotes it, lets the agent go of it in the same transaction",
+    ),
+    "release replica / a standby is released only while nothing is under way / active_replica_id": Implied(
+        ("a promoted replica is not released / status",),
+        "the agent lets go of a replica only in the transaction that ends or promotes it",
+    ),
     "report ready / only the current primary makes a standby ready / epoch": Implied(
         ("a delayed readiness report is void / status",), "a promotion leaves no replica of its epoch syncing"
     ),
@@ -380,6 +401,9 @@ IMPLIED: dict[str, Implied] = {
         ("readiness reports are in order / status",), "a promotion leaves no replica of its epoch syncing or ready"
     ),
     "report unready / only the current primary takes readiness back / primary_instance_id": _EPOCH_NAMES_PRIMARY,
+    "resume agent / only an agent that exists is resumed / agent_id": Implied(
+        (), "it was read before, and no agent is ever deleted"
+    ),
     "store task token / a token waits on a row that exists / replica_id": Implied(
         (), "it was read before, and no replica is ever deleted"
     ),
@@ -399,10 +423,10 @@ EFFECTLESS: dict[str, str] = {
         "an attempt that has ended, and was not followed by another, finds what the next one would: the primary is "
         "dead and nobody follows it"
     ),
-    "mark lost / an agent is lost only while no handover can still succeed / claim_open": (
+    "mark lost / an agent is lost only while no handover can still succeed, and no snapshot has come / claim_open": (
         "an attempt that has ended, and was not followed by another, finds what the next one would: no copy is left"
     ),
-    "mark lost / an agent is lost only while no handover can still succeed / epoch": (
+    "mark lost / an agent is lost only while no handover can still succeed, and no snapshot has come / epoch": (
         "under an open claim and without a replica the epoch moves only by a fall back of this very attempt, to an "
         "instance that another copy of its task has seen gone; what is gone does not come back"
     ),

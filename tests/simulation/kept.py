@@ -177,4 +177,16 @@ KEPT_PLANS = {
         ),
         98.24,
     ),
+    "a preparation fails when its standby is ready and the primary has just died": Plan(
+        144,
+        False,
+        (
+            Fault("rebalance", 3.87, "primary"),
+            Fault("strike-pause", 0.0, "*:commit release replica", 28.59, rival="death"),
+            Fault("lose", 20.0, "commit", 150.0),
+            Fault("lose", 20.0, "silent", 150.0),
+            Fault("throttle", 20.87, "commit store task token", 150.0),
+        ),
+        173.87,
+    ),
 }

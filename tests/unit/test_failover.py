@@ -478,6 +478,29 @@ def test_failing_a_replica_that_was_promoted_leaves_its_instance_alone() -> None
     assert plane.compute.instances[STANDBY] == "running"
 
 
+@pytest.mark.parametrize(
+    ("status", "primary_state", "standby_state", "left"),
+    [
+        (ReplicaState.READY, "running", "running", True),
+        (ReplicaState.READY, "terminated", "running", True),
+        (ReplicaState.SYNCING, "shutting-down", "running", True),
+        (ReplicaState.SYNCING, "terminated", "running", True),
+        (ReplicaState.SYNCING, "running", "running", False),
+        (ReplicaState.SYNCING, "terminated", "terminated", False),
+        (ReplicaState.READY, "running", "terminated", False),
+    ],
+)
+def test_a_failed_preparation_ends_no_standby_that_is_ready_or_may_hold_the_newest_copy(
+    status: ReplicaState, primary_state: str, standby_state: str, left: bool
+) -> None:
+    plane = with_a_ready_standby()
+    plane.records.put(a_replica(status=status))
+    plane.compute.instances |= {PRIMARY: primary_state, STANDBY: standby_state}
+    preparation.fail_replica(plane, AGENT, REPLICA, cause="its task token could not be stored")
+    assert plane.records.replica(AGENT, REPLICA).status == (status if left else ReplicaState.FAILED)
+    assert plane.compute.instances[STANDBY] == ("running" if left else "terminated")
+
+
 def test_an_operator_is_refused_while_another_replica_is_active() -> None:
     plane = with_a_ready_standby()
     with pytest.raises(Exception, match="one is active at a time"):

@@ -9,6 +9,7 @@ from spot_optimizer.control import replication, selecting
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain import replicas
 from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.handover import HELD_STATES
 from spot_optimizer.domain.pools import LaunchTarget, Lifecycle, Pool
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.writes import Transaction
@@ -132,11 +133,28 @@ def confirm_ready(plane: Plane, agent_id: str, replica_id: str) -> dict[str, Any
 
 
 def fail_replica(plane: Plane, agent_id: str, replica_id: str, *, cause: str) -> dict[str, Any]:
-    """End a replica that could not be prepared, and let go of its instance, also of one that was never recorded."""
+    """End a replica that could not be prepared, and let go of its instance, also of one that was never recorded.
+
+    A standby that lives is left as it is where it is ready already, whatever its preparation could not do in the end,
+    and where its primary does not run: it may hold the newest copy, and the failover decides what becomes of it.
+    """
+    replica = plane.records.replica(agent_id, replica_id)
+    if _may_be_needed(plane, replica):
+        return {"status": replica.status, "cause": cause[:1000]}
     replica = replication.end_replica(plane, agent_id, replica_id, state=ReplicaState.FAILED, reason=cause[:1000])
     if replica.instance_id is None and replica.attempts and replica.attempts[-1]["outcome"] == ASKED:
         _terminate_unrecorded(plane, replica)
     return {"status": replica.status, "cause": cause[:1000]}
+
+
+def _may_be_needed(plane: Plane, replica: Replica) -> bool:
+    if replica.status not in HELD_STATES or replica.instance_id is None:
+        return False
+    primary_id = plane.records.agent(replica.agent_id).primary_instance_id
+    states = plane.compute.states([primary_id, replica.instance_id])
+    if states.get(replica.instance_id) != "running":
+        return False
+    return replica.status is ReplicaState.READY or states.get(primary_id) != "running"
 
 
 def _launch(plane: Plane, agent: Agent, replica: Replica, target: LaunchTarget) -> str:

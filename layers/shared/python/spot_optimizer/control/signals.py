@@ -307,6 +307,10 @@ def keep_up(plane: Plane, listed: Agent) -> int:
         now=plane.clock(),
     ):
         case Release(replica, reason):
+            state = plane.compute.states([agent.primary_instance_id]).get(agent.primary_instance_id)
+            if state != "running":
+                # Whether a failover is under way yet or has just failed: this is the copy that it needs.
+                return 0
             replication.release_replica(plane, agent.agent_id, replica.replica_id, reason=reason)
             return 1
         case Replace(lost, purpose):
