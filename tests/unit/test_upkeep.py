@@ -190,6 +190,18 @@ def test_the_sweep_releases_a_standby_after_the_quiet_time_and_terminates_its_in
     assert plane.compute.instances[str(released.instance_id)] == "terminated"
 
 
+@pytest.mark.parametrize("state", ["shutting-down", "stopping"])
+def test_the_sweep_releases_no_standby_of_a_primary_that_does_not_run(state: str) -> None:
+    plane = with_a_counted_standby()
+    plane.now = NOON + timedelta(hours=12, minutes=1)
+    plane.compute.instances[PRIMARY] = state
+    signals.sweep(plane)
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.READY
+    plane.compute.instances[PRIMARY] = "running"
+    signals.sweep(plane)
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.TERMINATED
+
+
 # --- pauses
 
 
