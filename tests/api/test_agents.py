@@ -119,6 +119,8 @@ def test_a_primary_alone_is_told_to_serve_alone(agent: Registration) -> None:
             "auto_replica": True,
             "manual_replica": True,
             "sync_interval_seconds": 1.0,
+            "rebalance_threshold": 0.3,
+            "quiet_seconds": 43200,
         },
         "commands": [],
     }
@@ -251,7 +253,14 @@ def test_agents_are_listed_page_by_page(http: Http, agent: Registration) -> None
 
 def test_what_is_not_named_in_a_change_of_configuration_stays(http: Http, agent: Registration) -> None:
     changed = agent.call("PATCH", "/config", {"auto_switch": False, "sync_interval_seconds": 2}, token=http.admin)
-    expected = {"auto_switch": False, "auto_replica": True, "manual_replica": True, "sync_interval_seconds": 2.0}
+    expected = {
+        "auto_switch": False,
+        "auto_replica": True,
+        "manual_replica": True,
+        "sync_interval_seconds": 2.0,
+        "rebalance_threshold": 0.3,
+        "quiet_seconds": 43200,
+    }
     assert (changed.status, changed.body) == (200, expected)
     assert agent.call("GET", "/config", token=http.client_token).body == expected
     assert agent.beat().body["configuration"] == expected
