@@ -229,7 +229,8 @@ class Invariants:
         )
         if name == "traffic moved":
             self._check_traffic_recorded(after)
-        changes = after != before and name != "traffic moved"
+        # An operator may pause and resume what is lost: it says what he wants, and begins nothing.
+        changes = after != before and name not in ("traffic moved", "pause agent", "resume agent")
         demand(not (before.get("lost") and changes), "a lost agent stays as it is", "'%s' changes it", name)
         self._check_pointer(name, before, after)
         self._check_handover(name, before, after, promoted=promoted)
