@@ -431,7 +431,7 @@ def _loss_held(chance: Random, seed: int) -> Plan:
     at = chance.uniform(3.0, 8.0)
     faults = [Fault("death", at, "primary")]
     draw = chance.random()
-    if draw < 0.5:
+    if draw < 0.35:
         faults.append(_held("mark lost", chance.uniform(0.25, 0.9), "retake"))
     elif draw < 0.7:
         faults.append(_held("mark lost", chance.uniform(0.3, 1.5), "operator-create"))
@@ -607,6 +607,20 @@ def _traffic_held_beyond_the_next(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, tuple(faults), at + 90.0)
 
 
+def _restarted_behind_a_promotion(chance: Random, seed: int) -> Plan:
+    """A noticed primary dies with its workload, is followed by its standby, and is restarted where it hears of nothing
+    but its notice.
+    """
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("partition", at, "primary control-plane", 40.0),
+        Fault("kill-agent", at, "primary", chance.uniform(9.0, 15.0)),
+        Fault("kill-workload", at, "primary"),
+        Fault("notice", at + 0.2, "primary"),
+    )
+    return Plan(seed, True, faults, at + 45.0)
+
+
 def _terminated_by_hand(chance: Random, seed: int) -> Plan:
     """EC2 says `shutting-down` of a silent primary that still serves."""
     at = chance.uniform(8.0, 12.0)
@@ -675,6 +689,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     58: _two_pause,
     59: _promotion_held,
     62: _await_held_beyond_a_handover,
+    70: _restarted_behind_a_promotion,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
 for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent
