@@ -270,7 +270,9 @@ class Invariants:
         same = before.get("handover_id") == after.get("handover_id")
         if old == HandoverState.OPEN:
             demand(same, "one handover at a time", "'%s' replaces %s", name, before.get("handover_id"))
-            meant = current().about if new == HandoverState.ABORTED else None
+            # A standby that declines behind a dead primary is ended, and with it whatever leads to it by then.
+            named = new == HandoverState.ABORTED and not before.get("handover_primary_dead")
+            meant = current().about if named else None
             demand(
                 meant in (None, before.get("handover_id")),
                 "a request ends the handover that it names",
