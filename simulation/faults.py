@@ -329,9 +329,15 @@ def draw_plan(seed: int) -> Plan:
         faults.append(_draw_fault(chance, around=main_at))
     if chance.random() < 0.5:
         faults = faults[:6] + _race(chance, around=main_at)
-    faults = sorted(faults[:14], key=lambda fault: fault.at)
+    faults = _but_two_notices(sorted(faults[:14], key=lambda fault: fault.at))
     latest = max(min(fault.at + fault.lasts, main_at + 45.0) for fault in faults)
     return Plan(seed, with_standby, tuple(faults), max(latest, main_at + 10.0) + chance.uniform(0.0, 10.0))
+
+
+def _but_two_notices(faults: list[Fault]) -> list[Fault]:
+    """Each notice is two minutes of failover; with three of them a run would not be short any more."""
+    late = [index for index, fault in enumerate(faults) if fault.kind == "notice"][2:]
+    return [fault for index, fault in enumerate(faults) if index not in late]
 
 
 def _held(write: str, lasts: float, rival: str = "") -> Fault:

@@ -38,9 +38,7 @@ FIRST, SECOND = "i-00000000000000001", "i-00000000000000002"
 ZONES = {"us-east-1a": "subnet-a", "us-east-1b": "subnet-b", "us-east-1c": "subnet-c"}
 TYPES = ("m5.large", "m5a.large")
 
-MOST_STEPS = 4000
-"""Three failovers in a row, with their snapshots, take 3,500."""
-
+MOST_STEPS = 3000
 CALM_AFTER_STEPS = 1200
 PROMISED_REST_SECONDS = 600.0
 """So long after the last fault everything must be in order again: sweeps, boots and syncs included."""
