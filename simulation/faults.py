@@ -668,6 +668,21 @@ def _swept_while_it_fails_over(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 20.0)
 
 
+def _restore_held(chance: Random, seed: int) -> Plan:
+    """A snapshot is to be restored: the write does not come through for longer than anybody tries; or one copy of the
+    task is so late that the restored instance is noticed before it.
+    """
+    at = chance.uniform(18.0, 22.0)
+    faults = [Fault("shut-down", at, "primary")]
+    if chance.random() < 0.4:
+        faults.append(Fault("throttle", at, "commit open handover", 150.0))
+    else:
+        late = chance.uniform(26.0, 29.0)
+        faults.append(Fault("strike-pause", 0.0, "RestoreSnapshot:agent", late, rival="twin"))
+        faults.append(Fault("notice", at + chance.uniform(40.0, 90.0), "primary"))
+    return Plan(seed, False, tuple(faults), at + 170.0)
+
+
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     3: _opening_held_beyond_readiness,
@@ -685,6 +700,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     28: _terminated_by_hand,
     30: _lease_answered_late,
     34: _failure_not_recorded,
+    35: _restore_held,
     36: _swept_while_it_fails_over,
     38: _fall_back_held,
     40: _release_held,
