@@ -230,10 +230,10 @@ def notice_without_a_standby(launch: Launch) -> Played:
 
 
 def notice_without_spot_capacity(launch: Launch) -> Played:
-    workload = launch(instance_types=("r5.large",))
+    workload = launch(instance_types=("c5.2xlarge",))
     before = workload.view()
     market = workload.tenancy.aws.market
-    market.set_capacity("*/r5.large", available=False)
+    market.set_capacity("*/c5.2xlarge", available=False)
     market.interrupt(before["primary_instance_id"], notice_seconds=90)
     after = promoted(workload, before)
     attempts = [attempt for replica in workload.replicas() for attempt in replica["attempts"]]

@@ -100,11 +100,18 @@ def test_an_owners_death_ends_its_aws(owner: subprocess.Popen[str]) -> None:
     eventually(lambda: not folder.exists())
 
 
+def recorded(folder: Path) -> dict[str, list[tuple[int, str]]]:
+    """The processes that a run has written down, by name: id and start of each."""
+    found: dict[str, list[tuple[int, str]]] = json.loads((folder / "state.json").read_text())
+    return found
+
+
 def test_the_next_start_cleans_up_after_everything_was_killed(owner: subprocess.Popen[str]) -> None:
     assert owner.stdout is not None
     folder = Path(owner.stdout.readline().strip())
     # Everything that could tidy up dies at the same moment, the guards included; only instances live on.
-    state = json.loads((folder / "state.json").read_text())
+    # A guard is recorded a moment after its instance runs.
+    state = eventually(lambda: found if (found := recorded(folder)).get("guards") else None)
     for pid, _ in state["server"] + state["guards"]:
         os.kill(pid, signal.SIGSTOP)
     owner.kill()
