@@ -57,6 +57,7 @@ PRICE_API: Final = (
 #: Looking only: the role behind these can write nothing.
 FLEET_API: Final = (
     "GET /api/agents/{agent_id}/pools",
+    "GET /api/agents/{agent_id}/switch-recommendation",
     "GET /api/clients/{client_id}/instances",
     "GET /api/interruptions",
     "GET /api/switches",

@@ -9,6 +9,7 @@ from spot_optimizer.api import callers
 from spot_optimizer.api.fields import AgentId, ClientPath, Cursor, Limit, cursor_after, read_cursor
 from spot_optimizer.api.fleet import (
     AgentFilter,
+    Anew,
     CandidateAnswer,
     CandidatesAnswer,
     ClientFilter,
@@ -17,6 +18,7 @@ from spot_optimizer.api.fleet import (
     InterruptionAnswer,
     InterruptionsAnswer,
     PoolFilter,
+    RecommendationAnswer,
     Since,
     SwitchAnswer,
     SwitchesAnswer,
@@ -24,12 +26,14 @@ from spot_optimizer.api.fleet import (
     WordFilter,
 )
 from spot_optimizer.api.router import Router
-from spot_optimizer.control import pricing, selecting
+from spot_optimizer.control import deciding, pricing, selecting
 from spot_optimizer.domain import catalogue
 from spot_optimizer.domain.agents import InstanceRole
 from spot_optimizer.domain.clients import Scope
 
 api = Router()
+
+NOT_ASKED = "no model is asked between the scheduled decisions"
 
 
 @api.get("/api/agents/<agent_id>/pools", summary="List the pools an agent could run in", tags=["switching"])
@@ -45,6 +49,19 @@ def list_agent_pools(agent_id: AgentId) -> CandidatesAnswer:
         primary_pool_id=agent.primary_pool_id,
         pools=tuple(map(CandidateAnswer.of, catalogue.as_shown(known))),
     )
+
+
+@api.get(
+    "/api/agents/<agent_id>/switch-recommendation",
+    summary="Recommend where an agent should run, and say why",
+    tags=["switching"],
+)
+def recommend_switch(agent_id: AgentId, anew: Anew = False) -> RecommendationAnswer:
+    """The last decision for the agent while it may be acted upon; else, or if asked for anew, one that is made now."""
+    agent = callers.seen(api.caller, wiring.records().agent(agent_id))
+    plane = wiring.deciding_plane()
+    decision = deciding.recommend(plane, agent, anew=anew, without_model_because=NOT_ASKED)
+    return RecommendationAnswer.of(decision, now=plane.clock())
 
 
 @api.get("/api/switches", summary="List promotions", tags=["looking"])

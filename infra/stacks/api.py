@@ -190,6 +190,11 @@ class ApiStack(Stack):
         data = self._data
         data.agents.allow(function.grantee, "GetItem")
         data.pools.allow(function.grantee, "GetItem")
+        # what a decision needs, where none is stored that may still be acted upon
+        data.decisions.allow(function.grantee, "Query")
+        data.clean_prices.allow(function.grantee, "Query")
+        for table in (data.heartbeats, data.instances, data.replicas):
+            table.allow(function.grantee, "GetItem")
         allow_looking(function, *CATALOGUE)
         data.instances.allow_query_by(function.grantee, "client-index")
         data.interruptions.allow_query_by(

@@ -29,6 +29,7 @@ class DataStack(Stack):
         raw_prices: What was submitted, for 30 days.
         clean_prices: The best price of each pool and 5-minute bucket.
         inferred_prices: What was inferred where nothing was measured.
+        decisions: What was decided for each agent, with every input, for 30 days.
         snapshots: The bucket of state and log tails.
         model_sessions: Uploaded risk models.
         model_slots: The one row that says which of them is live, and which is the fallback.
@@ -132,6 +133,14 @@ class DataStack(Stack):
         self.inferred_prices = Table(
             self, "PricingSnapshotsInterpolated", settings=settings, hash_key="pool_id", range_key="bucket_start"
         )
+        self.decisions = Table(
+            self,
+            "Decisions",
+            settings=settings,
+            hash_key="agent_id",
+            range_key="decided_at",
+            expires_by="forget_at",
+        )
         self.snapshots = SnapshotsBucket(self, "Snapshots", settings=settings)
         self.model_sessions = Table(
             self,
@@ -166,6 +175,7 @@ class DataStack(Stack):
             "PRICING_SUBMISSIONS_RAW_TABLE": self.raw_prices.name,
             "PRICING_SNAPSHOTS_CLEAN_TABLE": self.clean_prices.name,
             "PRICING_SNAPSHOTS_INTERPOLATED_TABLE": self.inferred_prices.name,
+            "DECISIONS_TABLE": self.decisions.name,
             "SNAPSHOTS_BUCKET": self.snapshots.name,
             "MODEL_SESSIONS_TABLE": self.model_sessions.name,
             "MODEL_SLOTS_TABLE": self.model_slots.name,

@@ -51,6 +51,7 @@ TABLES: dict[str, tuple[str, str | None, tuple[tuple[str, str, str | None], ...]
     ),
     "MODEL_SESSIONS_TABLE": ("session_id", None, (("listing-index", "listing", "session_id"),)),
     "MODEL_SLOTS_TABLE": ("model", None, ()),
+    "DECISIONS_TABLE": ("agent_id", "decided_at", ()),
     "STATE_SNAPSHOTS_TABLE": ("agent_id", "snapshot_id", ()),
 }
 

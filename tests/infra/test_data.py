@@ -22,6 +22,7 @@ KEYS = {
     "ModelUploadSessions": ("session_id", None),
     "ModelSlots": ("model", None),
     "StateSnapshots": ("agent_id", "snapshot_id"),
+    "Decisions": ("agent_id", "decided_at"),
     "Pools": ("pool_id", None),
     "PricingSubmissionsRaw": ("submitter", "kept_under"),
     "PricingSnapshotsClean": ("pool_id", "bucket_start"),
@@ -62,6 +63,7 @@ def test_every_index_carries_whole_rows(dev: Deployment) -> None:
         ("StateSnapshots", "expires_at"),
         ("ModelUploadSessions", "forget_at"),
         ("PricingSubmissionsRaw", "forget_at"),
+        ("Decisions", "forget_at"),
     ],
 )
 def test_rows_that_expire_are_forgotten(dev: Deployment, table: str, attribute: str) -> None:

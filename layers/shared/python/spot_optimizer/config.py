@@ -12,6 +12,7 @@ from spot_optimizer.domain.writes import Table
 CLIENTS = "CLIENTS_TABLE"
 HEARTBEATS = "HEARTBEATS_TABLE"
 RAW_PRICES = "PRICING_SUBMISSIONS_RAW_TABLE"
+DECISIONS = "DECISIONS_TABLE"
 TABLE_SETTINGS: Mapping[Table, str] = {
     Table.AGENTS: "AGENTS_TABLE",
     Table.REPLICAS: "REPLICAS_TABLE",
@@ -79,6 +80,11 @@ class Config:
     def raw_prices_table(self) -> str:
         """Physical name of the table of price submissions."""
         return self._required(RAW_PRICES)
+
+    @property
+    def decisions_table(self) -> str:
+        """Physical name of the table of decisions."""
+        return self._required(DECISIONS)
 
     @property
     def snapshots_bucket(self) -> str:

@@ -22,6 +22,7 @@ from spot_optimizer.domain.price_submissions import Submission
 from spot_optimizer.domain.prices import Observation, PriceChange, Slot
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.snapshots import Snapshot
+from spot_optimizer.domain.stored_decisions import StoredDecision
 from spot_optimizer.domain.writes import Change, Transaction
 
 
@@ -343,6 +344,10 @@ class Prices(Protocol):
         """The clean rows of a pool, in order."""
         ...
 
+    def latest_of(self, pool_ids: Sequence[str]) -> Mapping[str, Observation]:
+        """The clean row of the latest bucket that has one, by pool id; a pool without any is absent."""
+        ...
+
     def inferred(self, pool_id: str, buckets: range) -> tuple[Inferred, ...]:
         """The inferred rows of a pool, in order."""
         ...
@@ -393,4 +398,20 @@ class Filling(Protocol):
 
     def start(self, name: str, payload: Mapping[str, Any]) -> str:
         """Start filling, or find it started under this name; tell where to look at it."""
+        ...
+
+
+class Decisions(Protocol):
+    """What was decided for agents. Reads are by key and may lag behind; a row is written once, whole."""
+
+    def latest(self, agent_id: str) -> StoredDecision | None:
+        """The last decision for an agent."""
+        ...
+
+    def keep(self, decisions: Sequence[StoredDecision]) -> int:
+        """Keep decisions; one that can not be kept holds up no other.
+
+        Returns:
+            How many could not be kept; the next decision for their agents makes up for it.
+        """
         ...

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.allowances import TaggedResources
     from spot_optimizer.adapters.clients import DynamoClients
     from spot_optimizer.adapters.database import Database
+    from spot_optimizer.adapters.decisions import DynamoDecisions
     from spot_optimizer.adapters.fleet import DynamoFleet
     from spot_optimizer.adapters.history import DynamoHistory
     from spot_optimizer.adapters.identity import SignedDocuments
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.sessions import Clients
     from spot_optimizer.adapters.snapshot_objects import S3SnapshotObjects
     from spot_optimizer.adapters.workflows import StepFunctionsActivations
+    from spot_optimizer.control.deciding import DecidingPlane
     from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
     from spot_optimizer.ports import Compute, Filling, Fleet, Joining, PriceHistory, PriceList, Records, Workflows
@@ -352,6 +354,37 @@ class _WiredModelPlane:
 def model_plane() -> ModelPlane:
     """Everything that handling models needs from outside."""
     return _WiredModelPlane()
+
+
+@lru_cache
+def decisions() -> DynamoDecisions:
+    """What was decided for agents."""
+    from spot_optimizer.adapters.decisions import DynamoDecisions
+
+    config = settings()
+    return DynamoDecisions(_database(), table_name=lambda: config.decisions_table)
+
+
+class _WiredDecidingPlane(_WiredPlane):
+    """The ports that decisions are made through on AWS, each built when it is first asked for."""
+
+    @property
+    def prices(self) -> DynamoPrices:
+        return prices()
+
+    @property
+    def price_history(self) -> PriceHistory:
+        return price_history()
+
+    @property
+    def decisions(self) -> DynamoDecisions:
+        return decisions()
+
+
+@lru_cache
+def deciding_plane() -> DecidingPlane:
+    """Everything that deciding needs from outside."""
+    return _WiredDecidingPlane()
 
 
 def warm_up() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Self
 
@@ -11,12 +12,17 @@ from pydantic import Field
 from spot_optimizer.api.fields import Answer, Moment
 from spot_optimizer.domain.agents import Instance, InstanceRole, Interruption, Switch
 from spot_optimizer.domain.catalogue import Candidate
+from spot_optimizer.domain.decisions import Reason, Verdict
+from spot_optimizer.domain.pools import Lifecycle
+from spot_optimizer.domain.risk import RiskBasis
+from spot_optimizer.domain.stored_decisions import StoredDecision
 
 Since = Annotated[Moment | None, Query(description="Only what happened then or later.")]
 Until = Annotated[Moment | None, Query(description="Only what happened before then.")]
 AgentFilter = Annotated[str | None, Query(min_length=1, max_length=64, description="Only of this agent.")]
 ClientFilter = Annotated[str | None, Query(min_length=1, max_length=40, description="Only of this client.")]
 PoolFilter = Annotated[str | None, Query(pattern=r"^[a-z0-9-]{5,40}\.[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
+Anew = Annotated[bool, Query(description="Decide now, whatever was decided before.")]
 WordFilter = Annotated[str | None, Query(min_length=1, max_length=40)]
 
 
@@ -61,6 +67,64 @@ class CandidatesAnswer(Answer):
     agent_id: str
     primary_pool_id: str
     pools: tuple[CandidateAnswer, ...]
+
+
+class OfferAnswer(Answer):
+    """One offer as it was weighed. Prices are USD/hour, as text, so that no digit is lost."""
+
+    pool_id: str
+    lifecycle: Lifecycle
+    usd_per_hour: Decimal | None
+    price_seen_at: Moment | None = Field(description="When the price had last been confirmed.")
+    price_confidence: Decimal
+    risk_within_1h: Decimal
+    risk_within_6h: Decimal
+    risk_basis: RiskBasis
+    risk_note: str
+    expected_usd_per_hour: Decimal | None = Field(description="Price, risk x cost of a failover, share of a standby.")
+    excluded_because: str = Field(description="Why it was no target; empty if it was one.")
+
+
+class RecommendationAnswer(Answer):
+    """Where an agent should run, why, and everything that was concluded from."""
+
+    agent_id: str
+    decided_at: Moment
+    age_seconds: float
+    epoch: int
+    verdict: Verdict
+    reason: Reason
+    explanation: str
+    pool_id: str = Field(description="Where to run, as `lifecycle` says; the current place unless to switch.")
+    lifecycle: Lifecycle
+    current_pool_id: str
+    current_lifecycle: Lifecycle
+    since: Moment
+    standby_pool_id: str | None = Field(description="Where a standby pays.")
+    held_standby_pool_id: str | None
+    saving_usd_per_hour: Decimal = Field(description="Of the best allowed offer against the current one.")
+    saving_percent: float
+    risk_within_1h: Decimal = Field(description="Of the current place.")
+    risk_within_6h: Decimal
+    risk_basis: RiskBasis
+    risk_note: str
+    confidence_score: Decimal
+    model_version: str | None = Field(description="None: the pools' own history and the advisor band stood in.")
+    without_model_because: str
+    rules: dict[str, str]
+    failover: dict[str, str] = Field(description="What one failover was taken to cost.")
+    offers: tuple[OfferAnswer, ...] = Field(description="The cheapest expected first.")
+
+    @classmethod
+    def of(cls, decision: StoredDecision, *, now: datetime) -> Self:
+        """From the decision as it is kept."""
+        told = {name: getattr(decision, name) for name in cls.model_fields if hasattr(decision, name)}
+        told["offers"] = tuple(map(OfferAnswer.model_validate, decision.offers))
+        return cls(
+            **told,
+            age_seconds=round(max((now - decision.decided_at).total_seconds(), 0.0), 3),
+            saving_percent=round(float(decision.saving * 100), 2),
+        )
 
 
 class SwitchAnswer(Answer):

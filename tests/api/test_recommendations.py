@@ -1,0 +1,130 @@
+"""Where an agent should run, over HTTP: the stored decision while it holds, else one that is made now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from spot_optimizer import wiring
+from spot_optimizer.control import deciding
+from spot_optimizer.domain import pools_of_interest
+from spot_optimizer.domain.prices import Observation, Source
+from spot_optimizer.domain.stored_decisions import FRESH_FOR, StoredDecision
+from spot_optimizer.domain.writes import Change, Present, Table, Transaction
+from tests.api.conftest import Http, Registration
+
+HERE, THERE = "us-east-1a.m5.large", "us-east-1b.m5.large"
+PATH = "/switch-recommendation"
+
+
+@pytest.fixture
+def market(http: Http, agent: Registration) -> None:
+    """The agent has been where it is for a day; the other pool costs half, and on demand more."""
+    seen_at = datetime.now(UTC) - timedelta(minutes=4)
+    for pool_id, usd_per_hour in ((HERE, "0.04"), (THERE, "0.02")):
+        taken_up = pools_of_interest.want(pool_id, (agent.agent_id,), None)
+        assert taken_up is not None
+        wiring.prices().note_pools([taken_up])
+        row = Observation(pool_id, seen_at, Decimal(usd_per_hour), Source.AWS_HISTORY, "aws-history")
+        wiring.prices().offer([row])
+    priced = Change(Table.POOLS, (HERE,), "price", put={"on_demand_usd_per_hour": Decimal("0.096")})
+    wiring.prices().note_pools([priced])
+    change_agent(agent, registered_at=datetime.now(UTC) - timedelta(days=1))
+
+
+pytestmark = pytest.mark.usefixtures("market")
+
+
+def change_agent(agent: Registration, **put: Any) -> None:
+    change = Change(Table.AGENTS, (agent.agent_id,), "set", only_if={"agent_id": Present()}, put=put)
+    wiring.records().commit(Transaction("set", (change,)))
+
+
+def recommended(agent: Registration, **query: str) -> dict[str, Any]:
+    answer = agent.call("GET", PATH, query=query)
+    assert answer.status == 200, answer.body
+    body: dict[str, Any] = answer.body
+    return body
+
+
+def a_decision(agent: Registration, **changes: Any) -> StoredDecision:
+    """What would be decided now, as if it had been on schedule, by a model."""
+    row = wiring.records().agent(agent.agent_id)
+    made = deciding.recommend(wiring.deciding_plane(), row, anew=True, without_model_because="none")
+    return replace(made, model_version="ses-1", without_model_because="", **changes)
+
+
+def test_without_a_stored_decision_one_is_made_now_by_the_rule_and_says_so(agent: Registration) -> None:
+    told = recommended(agent)
+    assert (told["verdict"], told["reason"]) == ("switch", "saves-enough")
+    assert (told["pool_id"], told["lifecycle"]) == (THERE, "spot")
+    assert (told["current_pool_id"], told["current_lifecycle"], told["epoch"]) == (HERE, "spot", 1)
+    assert told["model_version"] is None
+    assert told["without_model_because"]
+    assert told["risk_basis"] == "worst-band"
+    assert 0.015 < float(told["saving_usd_per_hour"]) < 0.025
+    assert 40 < told["saving_percent"] < 60
+    assert told["age_seconds"] < 10
+    assert [(one["pool_id"], one["lifecycle"]) for one in told["offers"]] == [
+        (THERE, "spot"),
+        (HERE, "spot"),
+        (HERE, "on-demand"),
+        (THERE, "on-demand"),
+    ]
+    assert all(one["risk_note"] for one in told["offers"])
+    assert wiring.decisions().latest(agent.agent_id) is None, "who looks writes nothing"
+
+
+def test_the_stored_decision_is_told_with_its_age_and_its_model(agent: Registration) -> None:
+    made_at = datetime.now(UTC) - timedelta(minutes=6)
+    wiring.decisions().keep([a_decision(agent, decided_at=made_at, explanation="as it was then")])
+    told = recommended(agent)
+    assert (told["model_version"], told["without_model_because"]) == ("ses-1", "")
+    assert told["explanation"] == "as it was then"
+    assert 350 < told["age_seconds"] < 420
+    anew = recommended(agent, anew="true")
+    assert (anew["model_version"], anew["age_seconds"] < 10) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"decided_at": datetime.now(UTC) - FRESH_FOR - timedelta(minutes=5)}, id="old"),
+        pytest.param({"epoch": 7}, id="of another epoch"),
+        pytest.param({"current_pool_id": THERE}, id="of another place"),
+    ],
+)
+def test_a_decision_that_must_not_be_acted_upon_is_not_told(agent: Registration, changes: dict[str, Any]) -> None:
+    wiring.decisions().keep([a_decision(agent, **changes)])
+    assert recommended(agent)["model_version"] is None
+
+
+def test_who_may_see_the_agent_sees_the_recommendation_and_nobody_else(http: Http, agent: Registration) -> None:
+    for token in (http.admin, http.client_token, agent.token):
+        assert agent.call("GET", PATH, token=token).status == 200
+    change_agent(agent, client_id="globex")
+    refused = agent.call("GET", PATH, token=http.client_token)
+    assert (refused.status, refused.problem) == (404, "AgentUnknown")
+
+
+def test_nothing_is_recommended_for_an_agent_that_is_lost(agent: Registration) -> None:
+    change_agent(agent, lost=True)
+    refused = agent.call("GET", PATH)
+    assert (refused.status, refused.problem) == (409, "AgentLost")
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "status", "problem"),
+    [
+        ("/api/agents/agt-none/switch-recommendation", {}, 404, "AgentUnknown"),
+        ("/api/agents/@@/switch-recommendation", {}, 422, "InvalidRequest"),
+        ("/api/agents/agt-none/switch-recommendation", {"anew": "perhaps"}, 422, "InvalidRequest"),
+    ],
+)
+def test_a_bad_question_is_refused(http: Http, path: str, query: dict[str, str], status: int, problem: str) -> None:
+    answer = http.call("GET", path, token=http.admin, query=query)
+    assert (answer.status, answer.problem) == (status, problem)
