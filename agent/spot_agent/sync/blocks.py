@@ -100,6 +100,10 @@ class PartialHashes:
         self._hashes[first * HASH_BYTES : end * HASH_BYTES] = b"".join(hashes)
         self._present[first:end] = b"\1" * len(hashes)
 
+    def any_within(self, first: int, end: int) -> bool:
+        """Whether the hash of any block from `first` to before `end` is known."""
+        return self._present.find(1, first, end) >= 0
+
     def get(self, index: int) -> bytes | None:
         if index >= len(self._present) or not self._present[index]:
             return None

@@ -20,14 +20,13 @@ now and then; a watch that was found to have missed something is not relied upon
 from __future__ import annotations
 
 import heapq
-import itertools
 import json
 import os
 import stat
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,6 +68,7 @@ _WALKS: Final = 4
 _READS: Final = 4
 _REMEMBERED_MANIFESTS: Final = 4
 _LIST_BYTES: Final = 1 << 20
+_COMPARED_AT_ONCE: Final = 16  # block hashes
 # The watch is checked by a walk: soon at first, then ever more seldom while it is found to be right.
 _FIRST_CHECK_SECONDS: Final = 2.0
 _LAST_CHECK_SECONDS: Final = 60.0
@@ -721,16 +721,14 @@ class _Reading:
         for offset, content, length in _segments(descriptor, status, block_size, reference):
             found = zero_hashes(length, block_size) if content is None else hash_blocks(memoryview(content), block_size)
             first = offset // block_size
-            states = _states(found, length, block_size)
-            if reference is not None or sent is not None:
-                wanted = _differing(first, found, content, offset, block_size, reference, sent)
-                states = [state if want else _KEEP for state, want in zip(states, wanted, strict=True)]
-            if any(states):
+            wanted = _differing(first, found, content, offset, block_size, reference, sent)
+            if wanted:
                 if sent is None:
                     sent = self._sent[key] = _Sent("stage" if reference is None else "journal", block_size)
-                self._chunks.add(key, sent, _runs(first, states, content, length, block_size))
-                for run_first, digests in _groups(first, found, states):
-                    sent.blocks.put(run_first, digests)
+                stretches = list(_stretches(wanted, found, length, block_size))
+                self._chunks.add(key, sent, _runs(first, stretches, content, length, block_size))
+                for start, end, _ in stretches:
+                    sent.blocks.put(first + start, found[start:end])
             hashes += found
             self._chunks.done_bytes += length
             if content is not None and len(content) < length:
@@ -755,9 +753,6 @@ class _Reading:
         reference = self._reference(key)
         same_blocks = reference is None or reference.block_size == entry.block_size
         return Listed(key, entry, HashForm.DERIVED if same_blocks else HashForm.WHOLE, moved_from=moved_from)
-
-
-_KEEP, _DATA, _ZERO = 0, 1, 2
 
 
 class _Chunks:
@@ -813,14 +808,6 @@ def _segments(
         offset += length
 
 
-def _states(found: list[bytes], length: int, block_size: int) -> list[int]:
-    """For each block whether it has to go as data, or is zero."""
-    zeros = zero_hashes(length, block_size)
-    if len(zeros) != len(found):  # the file was cut off while it was read; it is read again
-        zeros = [b""] * len(found)
-    return [_ZERO if digest == zero else _DATA for digest, zero in zip(found, zeros, strict=True)]
-
-
 def _differing(
     first: int,
     found: list[bytes],
@@ -829,69 +816,92 @@ def _differing(
     block_size: int,
     reference: Entry | None,
     sent: _Sent | None,
-) -> list[bool]:
-    """For each block whether the standby lacks it."""
+) -> Sequence[int]:
+    """Which of the found blocks the standby lacks: their positions in `found`, ascending."""
+    wanted: Sequence[int]
     if reference is None:
-        differs = [True] * len(found)
+        wanted = range(len(found))
     elif reference.block_size == block_size:
-        former = reference.hashes[first * HASH_BYTES : (first + len(found)) * HASH_BYTES]
-        if former == b"".join(found):
-            differs = [False] * len(found)
-        else:
-            cut = range(0, len(found) * HASH_BYTES, HASH_BYTES)
-            differs = [digest != former[at : at + HASH_BYTES] for digest, at in zip(found, cut, strict=True)]
+        wanted = _differing_hashes(found, reference.hashes[first * HASH_BYTES : (first + len(found)) * HASH_BYTES])
     else:
-        differs = _differing_in_other_blocks(len(found), content, offset, block_size, reference)
-    if sent is not None:
-        for position, digest in enumerate(found):
-            before = sent.blocks.get(first + position)
-            if before is not None:
-                differs[position] = before != digest
-    return differs
+        wanted = _differing_in_other_blocks(len(found), content, offset, block_size, reference)
+    if sent is None or not sent.blocks.any_within(first, first + len(found)):
+        return wanted
+    before = [sent.blocks.get(first + position) for position in range(len(found))]
+    otherwise = frozenset(wanted)
+    return [
+        position
+        for position, digest in enumerate(found)
+        if (before[position] != digest if before[position] is not None else position in otherwise)
+    ]
+
+
+def _differing_hashes(found: list[bytes], former: bytes) -> list[int]:
+    """Positions whose hash is another in `former`; groups that are the same all over cost one comparison."""
+    now = b"".join(found)
+    if now == former:
+        return []
+    group = _COMPARED_AT_ONCE * HASH_BYTES
+    return [
+        at // HASH_BYTES
+        for start in range(0, len(now), group)
+        if now[start : start + group] != former[start : start + group]
+        for at in range(start, min(start + group, len(now)), HASH_BYTES)
+        if now[at : at + HASH_BYTES] != former[at : at + HASH_BYTES]
+    ]
 
 
 def _differing_in_other_blocks(
     count: int, content: bytes | None, offset: int, block_size: int, reference: Entry
-) -> list[bool]:
+) -> Sequence[int]:
     """As `_differing`, where the standby knows the file in blocks of another size."""
     if content is None:
-        return [True] * count
+        return range(count)
     size = reference.block_size
     view = memoryview(content)
-    differs = [False] * count
+    differing: set[int] = set()
     for at in range(0, len(view), size):
         index = (offset + at) // size
         part = view[at : at + size]
         if hash_block(part) != reference.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]:
-            for position in range(at // block_size, block_count(at + len(part), block_size)):
-                differs[position] = True
-    return differs
+            differing.update(range(at // block_size, block_count(at + len(part), block_size)))
+    return sorted(differing)
 
 
-def _runs(first: int, states: list[int], content: bytes | None, length: int, block_size: int) -> tuple[Run, ...]:
-    """Join consecutive blocks of the same state."""
+def _stretches(
+    wanted: Iterable[int], found: list[bytes], length: int, block_size: int
+) -> Iterator[tuple[int, int, bool]]:
+    """Start, end and whether it is all zeros, of consecutive wanted blocks."""
+    zeros = zero_hashes(length, block_size)
+    if len(zeros) != len(found):  # the file was cut off while it was read; it is read again
+        zeros = [b""] * len(found)
+    start = end = 0
+    empty = False
+    for position in wanted:
+        is_zero = found[position] == zeros[position]
+        if position == end and is_zero == empty:
+            end += 1
+            continue
+        if start < end:
+            yield start, end, empty
+        start, end, empty = position, position + 1, is_zero
+    if start < end:
+        yield start, end, empty
+
+
+def _runs(
+    first: int, stretches: Iterable[tuple[int, int, bool]], content: bytes | None, length: int, block_size: int
+) -> tuple[Run, ...]:
+    """What of the content is sent; `length` is where a last, short block ends."""
     runs = []
-    position = 0
-    for state, group in itertools.groupby(states):
-        count = sum(1 for _ in group)
-        start, end = position * block_size, min((position + count) * block_size, length)
-        if state == _ZERO:
-            runs.append(Run(first + position, end - start, None))
-        elif state == _DATA and content is not None:
-            part = memoryview(content)[start:end]
-            runs.append(Run(first + position, len(part), part))
-        position += count
+    for start, end, empty in stretches:
+        start_at, end_at = start * block_size, min(end * block_size, length)
+        if empty or content is None:
+            runs.append(Run(first + start, end_at - start_at, None))
+        else:
+            part = memoryview(content)[start_at:end_at]
+            runs.append(Run(first + start, len(part), part))
     return tuple(runs)
-
-
-def _groups(first: int, found: list[bytes], states: list[int]) -> Iterator[tuple[int, list[bytes]]]:
-    """First index and hashes of consecutive blocks that are sent."""
-    position = 0
-    for is_sent, group in itertools.groupby(states, key=bool):
-        count = sum(1 for _ in group)
-        if is_sent:
-            yield first + position, found[position : position + count]
-        position += count
 
 
 def _looks_like(place: bytes, signature: Signature) -> bool:
