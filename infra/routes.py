@@ -68,6 +68,7 @@ OPERATOR_API: Final = (
     "POST /api/clients",
     "POST /api/clients/{client_id}/tokens",
     "POST /api/tokens",
+    "GET /api/orphans",
     "GET /api/pause",
     "POST /api/pause",
     "POST /api/resume",

@@ -25,12 +25,18 @@ class Settings:
         stage: `dev` may be thrown away; everything else keeps its data when a stack is deleted.
         architecture: Of every function and its layer.
         heartbeat_timeout_seconds: Silence after which an agent counts as offline.
+        orphan_grace_seconds: How long something is seen to be nobody's before it is ended: a launch is recorded, a
+            termination repeated and a failover over long before.
+        orphan_volume_grace_seconds: The same, of volumes: one costs little, and may hold what somebody comes to look
+            for the morning after.
         gap_rules: How short, medium and long gaps in prices are filled.
     """
 
     stage: str
     architecture: str
     heartbeat_timeout_seconds: int = 300
+    orphan_grace_seconds: int = 900
+    orphan_volume_grace_seconds: int = 86_400
     gap_rules: str = _GAP_RULES
 
     @classmethod

@@ -11,6 +11,7 @@ from simulation.tasks import Killed, current
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.claims import Execution
+from spot_optimizer.domain.orphans import Report
 from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.domain.replicas import Replica
@@ -141,6 +142,10 @@ class SimulatedRecords:
     def pause_of_all(self) -> Pause | None:
         pause: Pause | None = self._calls.read("pause_of_all", self._tables.pause_of_all)
         return pause
+
+    def orphan_report(self) -> Report:
+        report: Report = self._calls.read("orphan_report", self._tables.orphan_report)
+        return report
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
         switch: Switch | None = self._calls.read("switch", lambda: self._tables.switch(agent_id, switch_id))

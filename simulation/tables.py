@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from spot_optimizer.domain import orphans
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.catalogue import INTERRUPTING
 from spot_optimizer.domain.pauses import ALL, FleetControl, Pause
@@ -112,6 +113,9 @@ class Tables:
     def pause_of_all(self) -> Pause | None:
         control: FleetControl | None = self._read(Table.FLEET_CONTROLS, (ALL,))
         return None if control is None else control.pause
+
+    def orphan_report(self) -> orphans.Report:
+        return orphans.report_of(self._read(Table.FLEET_CONTROLS, (orphans.CONTROL,)))
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
         switch: Switch | None = self._read(Table.SWITCHES, (agent_id, switch_id))

@@ -15,6 +15,7 @@ from spotctl.commands import (
     fleet,
     health,
     models,
+    orphans,
     pausing,
     prices,
     replicas,
@@ -60,6 +61,7 @@ app.command("pause", rich_help_panel="Workloads")(pausing.pause)
 app.command("resume", rich_help_panel="Workloads")(pausing.resume)
 app.command("switches", rich_help_panel="What happened")(fleet.list_switches)
 app.command("interruptions", rich_help_panel="What happened")(fleet.list_interruptions)
+app.command("orphans", rich_help_panel="What happened")(orphans.list_orphans)
 app.command("pools", rich_help_panel="Prices")(prices.list_pools)
 app.command("prices", rich_help_panel="Prices")(prices.show_prices)
 app.command("quality", rich_help_panel="Prices")(prices.show_quality)

@@ -28,6 +28,7 @@ from spot_optimizer.api.operators import (
     HealthAnswer,
     HealthModel,
     OperatorTokenRequest,
+    OrphansAnswer,
     TokenAnswer,
     TokenRequest,
 )
@@ -156,6 +157,13 @@ def resume_all() -> PauseAnswer:
     tokens.require_role(api.caller, OperatorRole.ADMIN)
     pausing.resume_all(wiring.plane())
     return _paused(wiring.records().pause_of_all())
+
+
+@api.get("/api/orphans", summary="What carries our tag on EC2 and is nobody's", tags=["looking"])
+def get_orphans() -> OrphansAnswer:
+    """For operators of any role. Swept for every five minutes; a pause keeps everything where it is."""
+    tokens.require_role(api.caller, OperatorRole.VIEWER)
+    return OrphansAnswer.of(wiring.records().orphan_report())
 
 
 def _paused(pause: Pause | None) -> PauseAnswer:

@@ -45,6 +45,13 @@ def allow_terminating(function: Function) -> None:
     _allow(function, "TerminateInstances", "instance", when=_has_tag(LAUNCHED_TAG))
 
 
+def allow_ending(function: Function) -> None:
+    """Allow what we launched, and whatever else carries its tag, to be ended."""
+    allow_terminating(function)
+    _allow(function, "DeleteVolume", "volume", when=_has_tag(LAUNCHED_TAG))
+    _allow(function, "ReleaseAddress", "elastic-ip", when=_has_tag(LAUNCHED_TAG))
+
+
 def allow_launching(function: Function) -> None:
     """Allow CreateFleet to launch from an allowed template into an allowed subnet, tagged as ours."""
     function.allow(

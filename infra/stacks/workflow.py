@@ -9,6 +9,7 @@ from constructs import Construct
 from infra.constructs.alarms import Alarms
 from infra.constructs.ec2_access import (
     CATALOGUE,
+    allow_ending,
     allow_launching,
     allow_looking,
     allow_moving_addresses,
@@ -18,6 +19,7 @@ from infra.constructs.failure_queue import FailureQueue
 from infra.constructs.function import Function
 from infra.constructs.interruption_signals import InterruptionSignals
 from infra.constructs.join_key import JoinKey
+from infra.constructs.orphan_sweep import OrphanSweep
 from infra.constructs.parameter import parameter_arn
 from infra.constructs.price_schedule import PriceSchedule
 from infra.constructs.shared_layer import SharedLayer
@@ -109,7 +111,23 @@ class WorkflowStack(Stack):
             timeout_seconds=60,
             memory_megabytes=512,
         )
+        self.sweep_orphans = Function(
+            self,
+            "SweepOrphans",
+            settings=settings,
+            folder="sweep_orphans",
+            layer=layer,
+            environment={
+                **data.names,
+                "ORPHAN_GRACE_SECONDS": str(settings.orphan_grace_seconds),
+                "ORPHAN_VOLUME_GRACE_SECONDS": str(settings.orphan_volume_grace_seconds),
+            },
+            timeout_seconds=120,
+            memory_megabytes=512,
+            failures=failures.queue,
+        )
         self._allow_fail_over(settings)
+        self._allow_sweep_orphans()
         self._allow_prepare_replica(settings)
         self._allow_collect_prices()
         self._allow_fill_gaps()
@@ -144,6 +162,7 @@ class WorkflowStack(Stack):
             filling=fill_gaps_machine,
             undeliverable=failures.queue,
         )
+        OrphanSweep(self, "Orphans", sweeper=self.sweep_orphans, undeliverable=failures.queue)
         self._watch(fail_over_machine, prepare_replica_machine, fill_gaps_machine, failures)
 
         CfnOutput(self, "FailOverStateMachineArn", value=self.fail_over_arn)
@@ -151,6 +170,7 @@ class WorkflowStack(Stack):
         CfnOutput(self, "FillGapsStateMachineArn", value=self.fill_gaps_arn)
         CfnOutput(self, "CollectPricesFunctionName", value=self.collect_prices.name)
         CfnOutput(self, "FailOverFunctionName", value=self.fail_over.name)
+        CfnOutput(self, "SweepOrphansFunctionName", value=self.sweep_orphans.name)
 
     def _allow_fail_over(self, settings: Settings) -> None:
         data, function = self._data, self.fail_over
@@ -185,6 +205,14 @@ class WorkflowStack(Stack):
         allow_looking(function, "DescribeInstances", *CATALOGUE)
         allow_launching(function)
         allow_terminating(function)
+
+    def _allow_sweep_orphans(self) -> None:
+        data, function = self._data, self.sweep_orphans
+        for table in (data.agents, data.replicas, data.instances, data.interruptions, data.heartbeats):
+            table.allow(function.grantee, "GetItem")
+        data.fleet_controls.allow(function.grantee, *CONDITIONAL_WRITES)
+        allow_looking(function, "DescribeInstances", "DescribeVolumes", "DescribeAddresses")
+        allow_ending(function)
 
     def _allow_collect_prices(self) -> None:
         data, function = self._data, self.collect_prices
@@ -235,6 +263,7 @@ class WorkflowStack(Stack):
             ("PrepareReplica", self.prepare_replica.function),
             ("CollectPrices", self.collect_prices.function),
             ("FillGaps", self.fill_gaps.function),
+            ("SweepOrphans", self.sweep_orphans.function),
         ):
             alarms.when_above_zero(
                 f"{name}FunctionErrors",
@@ -259,6 +288,19 @@ class WorkflowStack(Stack):
             ),
             minutes=15,
             meaning="No prices come from AWS any more: no collection has succeeded for a quarter hour.",
+        )
+        alarms.when_above_zero(
+            "OrphanSweepHalted",
+            cloudwatch.Metric(
+                namespace="SpotOptimizer", metric_name="OrphanSweepsHalted", period=_MINUTE, statistic="Sum"
+            ),
+            meaning="More seems to be nobody's than one sweep may end: it ended nothing; look at GET /api/orphans.",
+        )
+        alarms.when_silent(
+            "OrphanSweepStandsStill",
+            cloudwatch.Metric(namespace="SpotOptimizer", metric_name="OrphanSweeps", period=_MINUTE, statistic="Sum"),
+            minutes=30,
+            meaning="Nobody looks for orphans any more: no sweep for them has succeeded for half an hour.",
         )
         alarms.when_above_zero(
             "SignalLost",

@@ -12,10 +12,12 @@ from spot_optimizer.adapters.fleet import DynamoFleet
 from spot_optimizer.adapters.records import DynamoRecords
 from spot_optimizer.domain.clients import Client
 from spot_optimizer.domain.handover import agent_values
+from spot_optimizer.domain.orphans import Finding, Kind, Plan, Report, Sighting, write_ended, write_report
 from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
-from spot_optimizer.errors import ClientUnknown
+from spot_optimizer.errors import ClientUnknown, ConditionFailed
 from tests import builders
 from tests.adapters.tables import ENVIRONMENT
+from tests.fakes import FakeRecords
 
 
 @pytest.fixture
@@ -108,3 +110,28 @@ def test_replicas_are_listed_page_by_page(records: DynamoRecords) -> None:
     assert [replica.replica_id for replica in first.values] == ["rep-a", "rep-b"]
     rest = records.replicas_page(builders.AGENT, after=first.last, limit=2)
     assert [replica.replica_id for replica in rest.values] == ["rep-c"]
+
+
+def test_a_report_on_orphans_is_read_back_as_it_was_written(records: DynamoRecords) -> None:
+    fake = FakeRecords()
+    seen = Sighting(
+        resource_id="i-1",
+        kind=Kind.INSTANCE,
+        agent_id=builders.AGENT,
+        finding=Finding.ORPHAN,
+        reason="a reason",
+        first_seen_at=builders.NOON,
+    )
+    for place in (records, fake):
+        assert place.orphan_report() == Report()
+        for number, plan in enumerate((Plan((), (seen,), "too many"), Plan((), (seen,)))):
+            place.commit(write_report(place.orphan_report(), plan, now=builders.NOON))
+            expected = Report(
+                number=number + 1, swept_at=builders.NOON, sightings=(seen,), halted_because=plan.halted_because
+            )
+            assert place.orphan_report() == expected
+        with pytest.raises(ConditionFailed):
+            place.commit(write_report(Report(), Plan((), ()), now=builders.NOON))
+        place.commit(write_ended(2, [seen], now=builders.NOON))
+        assert place.orphan_report().ended == (seen,)
+        assert place.pause_of_all() is None

@@ -67,7 +67,9 @@ def test_a_launch_is_one_instant_fleet_with_user_data_tags_and_a_token_but_no_ma
     assert sent["LaunchTemplateConfigs.1.Overrides.1.InstanceType"] == "m5.large"
     assert sent["LaunchTemplateConfigs.1.Overrides.1.SubnetId"] == "subnet-a"
     assert sent["TagSpecification.1.ResourceType"] == "instance"
-    assert sent["TagSpecification.1.Tag.1.Key"] == "spot-optimizer:agent"
+    assert sent["TagSpecification.2.ResourceType"] == "volume"
+    for number in (1, 2):
+        assert sent[f"TagSpecification.{number}.Tag.1.Key"] == "spot-optimizer:agent"
     assert not [name for name in sent if "MaxPrice" in name or "MaxTotalPrice" in name]
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from spot_optimizer import wiring
 from spot_optimizer.domain.agents import HandoverState
+from spot_optimizer.domain.orphans import Finding, Kind, Plan, Report, Sighting, write_report
 from spot_optimizer.domain.replicas import ReplicaState
 from spot_optimizer.domain.writes import Table
 from spotctl.failures import ExitCode
@@ -569,6 +570,25 @@ def test_everything_is_paused_only_when_it_is_meant(spotctl: Spotctl, served: Se
     assert spotctl("pause", "--reason", "audit", "--yes", "--json").document["paused_because"] == "audit"
     assert served.asked[-1].path == "/api/pause"
     assert spotctl("resume", "--json").document["paused_at"] is None
+
+
+# --- orphans
+
+
+def test_what_nobody_claims_is_listed_with_the_reason_and_why_a_sweep_halted(spotctl: Spotctl) -> None:
+    assert "is somebody's" in spotctl("orphans").out
+    seen = Sighting(
+        resource_id="i-0stray",
+        kind=Kind.INSTANCE,
+        agent_id="agt-1",
+        finding=Finding.ORPHAN,
+        reason="nobody knows it",
+        first_seen_at=datetime.now(UTC),
+    )
+    wiring.records().commit(write_report(Report(), Plan((), (seen,), "too many at once"), now=datetime.now(UTC)))
+    shown = spotctl("orphans").out
+    assert "i-0stray" in shown and "nobody knows it" in shown and "too many at once" in shown
+    assert spotctl("orphans", "--json").document[0]["resource_id"] == "i-0stray"
 
 
 # --- models

@@ -2,6 +2,7 @@
 
 from tests.fakes.compute import FakeCompute
 from tests.fakes.fleet import FakeFleet
+from tests.fakes.inventory import FakeInventory
 from tests.fakes.joining import FakeJoining
 from tests.fakes.price_history import FakePriceHistory
 from tests.fakes.price_list import FakePriceList
@@ -11,6 +12,7 @@ from tests.fakes.workflows import FakeWorkflows
 __all__ = [
     "FakeCompute",
     "FakeFleet",
+    "FakeInventory",
     "FakeJoining",
     "FakePriceHistory",
     "FakePriceList",

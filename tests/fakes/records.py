@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from spot_optimizer.domain import orphans
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.gaps import InferredRow
 from spot_optimizer.domain.model_sessions import ModelSession, Slots
@@ -115,6 +116,10 @@ class FakeRecords:
     def pause_of_all(self) -> Pause | None:
         row = self.rows[Table.FLEET_CONTROLS].get((ALL,))
         return None if row is None else FleetControl(**row).pause
+
+    def orphan_report(self) -> orphans.Report:
+        row = self.rows[Table.FLEET_CONTROLS].get((orphans.CONTROL,))
+        return orphans.report_of(None if row is None else FleetControl(**row))
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
         switch: Switch | None = self._read(Table.SWITCHES, agent_id, switch_id)

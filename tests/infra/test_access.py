@@ -21,6 +21,7 @@ FUNCTIONS = (
     "PrepareReplicaRole",
     "CollectPrices",
     "FillGapsRole",
+    "SweepOrphansRole",
 )
 
 #: What each function that handles models may do with objects, below which prefix.
@@ -123,6 +124,33 @@ def test_an_instance_is_terminated_only_if_we_launched_it(dev: Deployment) -> No
     assert terminating
     for statement in terminating:
         assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:agent": "false"}}
+
+
+def test_the_sweep_for_orphans_ends_what_carries_our_tag_and_writes_its_report_alone(dev: Deployment) -> None:
+    statements = dev.statements("SweepOrphansRole")
+    ending = {"ec2:TerminateInstances", "ec2:DeleteVolume", "ec2:ReleaseAddress"}
+    changing = {action for action in actions(statements) if action.startswith("ec2:")} - {
+        "ec2:DescribeInstances",
+        "ec2:DescribeVolumes",
+        "ec2:DescribeAddresses",
+    }
+    assert changing == ending
+    for action in ending:
+        for statement in statements_for(statements, action):
+            assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:agent": "false"}}
+    written = [
+        resource
+        for action in ("dynamodb:UpdateItem", "dynamodb:PutItem")
+        for statement in statements_for(statements, action)
+        for resource in resources(statement)
+    ]
+    assert all("FleetControls" in resource for resource in written)
+    assert len(written) == 1
+
+
+def test_nobody_else_deletes_volumes_or_releases_addresses(dev: Deployment) -> None:
+    for action in ("ec2:DeleteVolume", "ec2:ReleaseAddress"):
+        assert [name for name in FUNCTIONS if action in actions(dev.statements(name))] == ["SweepOrphansRole"]
 
 
 @pytest.mark.parametrize("kind", ["launch-template", "subnet"])

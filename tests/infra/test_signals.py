@@ -48,8 +48,8 @@ def test_a_signal_is_tried_again_and_then_kept(dev: Deployment) -> None:
 def test_prices_are_collected_every_five_minutes_and_gaps_filled_every_fifteen(dev: Deployment) -> None:
     targets = {
         rule["ScheduleExpression"]: rule["Targets"][0]
-        for rule in dev.properties("AWS::Events::Rule").values()
-        if "ScheduleExpression" in rule
+        for name, rule in dev.properties("AWS::Events::Rule").items()
+        if name.startswith("Prices")
     }
     assert targets["rate(5 minutes)"]["Arn"]["Fn::GetAtt"][0].startswith("CollectPrices")
     assert targets["rate(15 minutes)"]["Arn"]["Ref"].startswith("FillGapsMachine")
@@ -74,7 +74,7 @@ def test_every_function_that_is_a_target_may_be_invoked_by_its_rule_and_no_other
 
 def test_an_event_that_the_starter_failed_on_to_the_end_is_kept(dev: Deployment) -> None:
     configurations = dev.properties("AWS::Lambda::EventInvokeConfig").values()
-    assert len(configurations) == 2
+    assert len(configurations) == 3
     for configuration in configurations:
         assert configuration["MaximumRetryAttempts"] == 2
         [destination, _] = configuration["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"]

@@ -61,6 +61,17 @@ def test_a_collector_that_stands_still_calls_a_person(dev: Deployment) -> None:
     assert (alarm["ComparisonOperator"], alarm["TreatMissingData"]) == ("LessThanThreshold", "breaching")
 
 
+def test_a_sweep_for_orphans_that_stopped_itself_or_stands_still_calls_a_person(dev: Deployment) -> None:
+    [halted] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "OrphanSweepsHalted"]
+    assert (halted["Namespace"], halted["Threshold"], halted["EvaluationPeriods"]) == ("SpotOptimizer", 0, 1)
+    [silent] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "OrphanSweeps"]
+    assert (silent["ComparisonOperator"], silent["TreatMissingData"]) == ("LessThanThreshold", "breaching")
+    rules = dev.properties("AWS::Events::Rule").values()
+    assert [rule["ScheduleExpression"] for rule in rules if "SweepOrphans" in str(rule["Targets"])] == [
+        "rate(5 minutes)"
+    ]
+
+
 def test_every_alarm_says_what_it_means_and_speaks_to_the_topic(dev: Deployment) -> None:
     topics = [{"Ref": topic} for topic in dev.resources("AWS::SNS::Topic")]
     for alarm in _alarms(dev):

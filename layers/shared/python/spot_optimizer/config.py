@@ -142,6 +142,16 @@ class Config:
         return self._required("JOIN_KEY_ID")
 
     @property
+    def orphan_grace(self) -> timedelta:
+        """How long something is seen to be nobody's before it is ended."""
+        return timedelta(seconds=float(self._required("ORPHAN_GRACE_SECONDS")))
+
+    @property
+    def orphan_volume_grace(self) -> timedelta:
+        """The same, of volumes."""
+        return timedelta(seconds=float(self._required("ORPHAN_VOLUME_GRACE_SECONDS")))
+
+    @property
     def region(self) -> str:
         """The region this function runs in; Lambda sets it."""
         return self.environment.get("AWS_REGION") or self._required("AWS_DEFAULT_REGION")

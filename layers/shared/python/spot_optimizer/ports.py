@@ -15,6 +15,7 @@ from spot_optimizer.domain.gaps import Inferred
 from spot_optimizer.domain.model_comparison import Outcome
 from spot_optimizer.domain.model_sessions import ModelSession, Slots
 from spot_optimizer.domain.models import Manifest, ModelFile, Row
+from spot_optimizer.domain.orphans import Report, Resource
 from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.domain.pools_of_interest import PoolOfInterest
@@ -59,6 +60,10 @@ class Records(Protocol):
 
     def pause_of_all(self) -> Pause | None:
         """The pause that holds for every agent, if there is one."""
+        ...
+
+    def orphan_report(self) -> Report:
+        """What the last sweep for orphans saw; empty before the first."""
         ...
 
     def switch(self, agent_id: str, switch_id: str) -> Switch | None:
@@ -160,6 +165,23 @@ class Compute(Protocol):
         Raises:
             AddressNotMovable: The instance is pending, or EC2 throttles.
         """
+        ...
+
+
+class Inventory(Protocol):
+    """What carries our tag on EC2."""
+
+    def ours(self) -> tuple[Resource, ...]:
+        """What costs money: instances that have not ended, volumes and addresses that are attached to nothing.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: EC2 did not answer.
+        """
+        ...
+
+    def end(self, resource: Resource) -> None:
+        """Terminate, delete or release it; what is gone already is no error. Raises as `ours`."""
         ...
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.fleet import DynamoFleet
     from spot_optimizer.adapters.history import DynamoHistory
     from spot_optimizer.adapters.identity import SignedDocuments
+    from spot_optimizer.adapters.inventory import Ec2Inventory
     from spot_optimizer.adapters.log_tails import S3LogTails
     from spot_optimizer.adapters.model_objects import S3ModelFiles
     from spot_optimizer.adapters.model_outcomes import S3Outcomes
@@ -126,6 +127,14 @@ def compute() -> Compute:
     from spot_optimizer.adapters.compute import Ec2Compute
 
     return Ec2Compute(_clients())
+
+
+@lru_cache
+def inventory() -> Ec2Inventory:
+    """What carries our tag on EC2."""
+    from spot_optimizer.adapters.inventory import Ec2Inventory
+
+    return Ec2Inventory(_clients())
 
 
 @lru_cache

@@ -176,7 +176,10 @@ class Ec2Compute:
                             ],
                         }
                     ],
-                    TagSpecifications=[{"ResourceType": "instance", "Tags": cast("Any", named_tags)}],
+                    # Its volumes as well: one that outlives it can be found by that.
+                    TagSpecifications=[
+                        {"ResourceType": kind, "Tags": cast("Any", named_tags)} for kind in ("instance", "volume")
+                    ],
                     **spot,
                 )
         except ControlPlaneUnavailable as error:

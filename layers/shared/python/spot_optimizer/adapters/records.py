@@ -17,7 +17,7 @@ from spot_optimizer.adapters.snapshots import snapshots_table
 from spot_optimizer.adapters.switches import switches_table
 from spot_optimizer.adapters.tokens import tokens_table
 from spot_optimizer.adapters.transactions import Writer
-from spot_optimizer.domain import pauses
+from spot_optimizer.domain import orphans, pauses
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.pauses import FleetControl, Pause
 from spot_optimizer.domain.replicas import Replica
@@ -128,6 +128,10 @@ class DynamoRecords:
         """The pause that holds for every agent."""
         control: FleetControl | None = self._table(Table.FLEET_CONTROLS).get(pauses.ALL)
         return None if control is None else control.pause
+
+    def orphan_report(self) -> orphans.Report:
+        """What the last sweep for orphans saw."""
+        return orphans.report_of(self._table(Table.FLEET_CONTROLS).get(orphans.CONTROL))
 
     def token(self, token_id: str) -> Token | None:
         """One token's row."""

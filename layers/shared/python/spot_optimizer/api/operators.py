@@ -9,6 +9,7 @@ from pydantic import Field
 from spot_optimizer.api.fields import Answer, Body, Moment, Name
 from spot_optimizer.domain.clients import Client
 from spot_optimizer.domain.model_sessions import Slots
+from spot_optimizer.domain.orphans import Finding, Kind, Report
 from spot_optimizer.domain.tokens import OperatorRole, Presented, Token, TokenKind, write
 
 
@@ -37,6 +38,38 @@ class ClientsAnswer(Answer):
 
     clients: tuple[ClientAnswer, ...]
     next_cursor: str | None = None
+
+
+class SightingAnswer(Answer):
+    """One thing on EC2 that carries our tag and that nobody claims."""
+
+    resource_id: str
+    kind: Kind
+    agent_id: str
+    finding: Finding = Field(description="`orphan`: ended after a grace; `kept`: not ended, for the reason given.")
+    reason: str
+    first_seen_at: Moment
+
+
+class OrphansAnswer(Answer):
+    """What the last sweep for orphans saw, and what one that ended something ended."""
+
+    swept_at: Moment | None
+    halted_because: str | None = Field(description="Why the last sweep ended nothing although it should have.")
+    orphans: tuple[SightingAnswer, ...] = Field(description="The longest seen first.")
+    ended: tuple[SightingAnswer, ...] = Field(description="By the last sweep that ended something.")
+    ended_at: Moment | None
+
+    @classmethod
+    def of(cls, report: Report) -> OrphansAnswer:
+        """From the report."""
+        return cls(
+            swept_at=report.swept_at,
+            halted_because=report.halted_because,
+            orphans=tuple(map(SightingAnswer.model_validate, report.sightings)),
+            ended=tuple(map(SightingAnswer.model_validate, report.ended)),
+            ended_at=report.ended_at,
+        )
 
 
 class TokenRequest(Body):

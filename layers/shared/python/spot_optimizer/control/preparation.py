@@ -9,6 +9,7 @@ from spot_optimizer.control import replication, selecting
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain import replicas
 from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.clients import OWNER_TAG
 from spot_optimizer.domain.handover import HELD_STATES
 from spot_optimizer.domain.pools import LaunchTarget, Lifecycle, Pool
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
@@ -170,9 +171,9 @@ def _launch(plane: Plane, agent: Agent, replica: Replica, target: LaunchTarget) 
             now=replica.created_at,
         ),
         tags={
-            "spot-optimizer:agent": agent.agent_id,
-            "spot-optimizer:replica": replica.replica_id,
-            "spot-optimizer:client": agent.client_id,
+            replicas.AGENT_TAG: agent.agent_id,
+            replicas.REPLICA_TAG: replica.replica_id,
+            OWNER_TAG: agent.client_id,
         },
     ).instance_id
 

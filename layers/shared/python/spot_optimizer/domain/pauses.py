@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from spot_optimizer.domain.writes import Change, Missing, Present, Table, Transaction
 
@@ -34,11 +36,21 @@ class Pause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetControl:
-    """The row that pauses everything; `paused_at` is there while it does."""
+    """A row about all agents at once: that which pauses everything, or the report of `domain.orphans`.
+
+    Attributes:
+        paused_at: There while everything is paused.
+    """
 
     control_id: str
     paused_at: datetime | None = None
     paused_because: str | None = None
+    sweep_number: int = 0
+    swept_at: datetime | None = None
+    sightings: tuple[Mapping[str, Any], ...] = ()
+    ended: tuple[Mapping[str, Any], ...] = ()
+    ended_at: datetime | None = None
+    halted_because: str | None = None
 
     @property
     def pause(self) -> Pause | None:

@@ -17,6 +17,10 @@ from typing import Any
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, Instance
 from spot_optimizer.domain.writes import AtMost, Below, Change, Equals, Missing, OneOf, Present, Table, Transaction
 
+AGENT_TAG = "spot-optimizer:agent"
+REPLICA_TAG = "spot-optimizer:replica"
+"""What is launched for a replica carries its agent's id and its own under these tags; nothing else is ever ended."""
+
 
 class ReplicaState(enum.StrEnum):
     """The life of a replica."""
