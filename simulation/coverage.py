@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from simulation.faults import RIVALS, STRIKES, WEATHER
+from simulation.faults import ORPHANS, RIVALS, STRIKES, WEATHER
 from simulation.workflows import machine
 
 MACHINES = ("fail_over", "prepare_replica")
@@ -37,7 +37,7 @@ def reachable() -> Iterator[str]:
                 yield f"catch {name}.{state} {catcher['ErrorEquals'][0]}"
             for choice in definition.get("Choices", ()):
                 yield f"choice {name}.{state} {choice['StringEquals']}"
-    for kind in (*HAPPENINGS, *WEATHER, *STRIKES):
+    for kind in (*HAPPENINGS, *ORPHANS, *WEATHER, *STRIKES):
         yield f"fault {kind}"
     for rival in sorted({rival for rival in RIVALS if rival}):
         yield f"rival {rival}"

@@ -49,6 +49,8 @@ class Fault:
 
 WEATHER = ("lose", "delay", "repeat", "throttle", "unknown", "slow", "fail", "duplicate", "capacity")
 STRIKES = ("strike-kill", "strike-pause")
+ORPHANS = ("orphan", "orphan-standby")
+"""Runs with one of these are swept for orphans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -683,6 +685,41 @@ def _restore_held(chance: Random, seed: int) -> Plan:
     return Plan(seed, False, tuple(faults), at + 170.0)
 
 
+def _orphans_amid_trouble(chance: Random, seed: int) -> Plan:
+    """Launches that no row knows, amid whatever else may go wrong; one of them may be taken back by AWS."""
+    faults = _interruptions(chance, with_standby=True)
+    main_at = faults[0].at
+    faults += [_draw_fault(chance, around=main_at) for _ in range(chance.randrange(4))]
+    at = main_at + chance.uniform(-3.0, 40.0)
+    faults.append(Fault("orphan", max(at, 0.5), chance.choice(("1", "2", "noticed"))))
+    if chance.random() < 0.4:
+        faults.append(Fault("operator-pause", max(at, 0.5) + chance.uniform(0.0, 30.0), "", chance.uniform(20.0, 90.0)))
+    faults = _but_two_notices(sorted(faults, key=lambda fault: fault.at))
+    return Plan(seed, True, tuple(faults), main_at + chance.uniform(90.0, 140.0))
+
+
+def _many_orphans(chance: Random, seed: int) -> Plan:
+    """So many things are nobody's that the sweep must be wrong."""
+    return Plan(seed, True, (Fault("orphan", chance.uniform(1.0, 9.0), chance.choice(("3", "4", "7"))),), 120.0)
+
+
+def _standby_forgotten(chance: Random, seed: int) -> Plan:
+    """A standby's row is given up without a word to its instance; then the primary dies, and nothing is as new."""
+    at = chance.uniform(10.0, 14.0)
+    faults = (Fault("orphan-standby", at), Fault("death", at + chance.uniform(0.2, 2.0), "primary"))
+    return Plan(seed, True, faults, at + 200.0)
+
+
+def _two_sweep(chance: Random, seed: int) -> Plan:
+    """Two sweeps for orphans look at the same things."""
+    faults = (
+        Fault("orphan", chance.uniform(1.0, 9.0), chance.choice(("1", "2", "3"))),
+        Fault("strike-pause", 0.0, "*:commit report orphans", chance.uniform(0.5, 9.0), nth=chance.choice((1, 2, 3)), rival="twin"),
+        Fault("strike-pause", 0.0, "*:commit report ended orphans", chance.uniform(5.0, 40.0)),
+    )
+    return Plan(seed, True, faults, 150.0)
+
+
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     3: _opening_held_beyond_readiness,
@@ -712,6 +749,10 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     59: _promotion_held,
     62: _await_held_beyond_a_handover,
     70: _restarted_behind_a_promotion,
+    71: _standby_forgotten,
+    74: _many_orphans,
+    77: _orphans_amid_trouble,
+    78: _two_sweep,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
 for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent

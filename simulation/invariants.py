@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from simulation.kernel import Violation
 from simulation.ledger import PROMISED_INTERVALS
 from simulation.tables import Row, RowWritten
-from simulation.tasks import current
+from simulation.tasks import Invocation, current
 from spot_optimizer.domain.agents import HandoverState, InstanceRole
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.lease import CLOCK_DRIFT, LEASE_SECONDS
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 LONGEST_LEASE_SECONDS = LEASE_SECONDS / (1 - CLOCK_DRIFT)
 """In true time, by a primary whose clock is as slow as may be."""
 
+ORPHAN_GRACE_SECONDS = 25.0
+MOST_SWEPT = 2
+"""What one sweep for orphans may end of a fleet as small as this."""
+
 PROMOTIONS = ("promote", "fall back")
 ACTIVE = ("launching", "syncing", "ready")
 REPLICA_EDGES = {
@@ -45,7 +49,9 @@ NEVER_EMPTY = {
     Table.INTERRUPTIONS: ("detected_at", "signal_type"),
     Table.SWITCHES: ("epoch", "to_instance_id"),
     Table.SNAPSHOTS: ("base_id", "taken_at"),
+    Table.FLEET_CONTROLS: (),
 }
+SWEEP = "SweepOrphans"
 
 
 def demand(holds: bool, invariant: str, message: str, *details: Any) -> None:
@@ -61,6 +67,7 @@ class Invariants:
         self._world = world
         self.serving: list[Machine] = []
         self.granted_at = float("-inf")
+        self._swept: dict[Invocation, int] = {}
 
     # --- the world ---
 
@@ -148,6 +155,8 @@ class Invariants:
         world = self._world
         machine = instance.machine
         agent = world.tables.agent(world.agent_id)
+        if current().name == SWEEP:
+            self._check_swept(instance)
         demand(
             agent.primary_instance_id != machine.instance_id,
             "the primary is never terminated",
@@ -173,6 +182,16 @@ class Invariants:
             max(others, default=0),
         )
 
+    def _check_swept(self, instance: Ec2Instance) -> None:
+        """A sweep ends what has been nobody's for the grace, is not taken back anyway, and never many things at once."""
+        world, instance_id = self._world, instance.machine.instance_id
+        demand(instance_id in world.strays, "only orphans are swept", "%s is somebody's", instance_id)
+        waited = world.kernel.now - world.strays[instance_id]
+        demand(waited >= ORPHAN_GRACE_SECONDS, "a sweep waits", "%s is nobody's for %.1f s", instance_id, waited)
+        demand(instance.going_at is None, "a sweep leaves to AWS what AWS takes", "%s is noticed", instance_id)
+        ended = self._swept[current()] = self._swept.get(current(), 0) + 1
+        demand(ended <= MOST_SWEPT, "a sweep never ends many things", "this is number %d", ended)
+
     # --- the lives of rows ---
 
     def check_written(self, transaction: Transaction, rows: list[RowWritten]) -> None:
@@ -195,7 +214,21 @@ class Invariants:
                     self._check_interruption(written)
                 case Table.SNAPSHOTS:
                     self._check_snapshot(written)
+                case Table.FLEET_CONTROLS:
+                    self._check_report(transaction, written)
         self._check_together(transaction)
+
+    @staticmethod
+    def _check_report(transaction: Transaction, written: RowWritten) -> None:
+        before = (written.before or {}).get("sweep_number", 0)
+        grows = written.after["sweep_number"] - before
+        demand(
+            grows == (transaction.name == "report orphans"),
+            "each sweep reports on top of the one before",
+            "'%s' moves it on by %s",
+            transaction.name,
+            grows,
+        )
 
     def _check_agent(self, transaction: Transaction, written: RowWritten) -> None:
         before, after = written.before, written.after

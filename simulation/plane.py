@@ -11,10 +11,10 @@ from simulation.tasks import Killed, current
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
 from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.claims import Execution
-from spot_optimizer.domain.orphans import Report
+from spot_optimizer.domain.orphans import Kind, Report, Resource
 from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.pools import LaunchTarget
-from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.replicas import AGENT_TAG, REPLICA_TAG, Replica
 from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, OutcomeUnknown, Throttled
@@ -248,6 +248,36 @@ class SimulatedCompute:
     def move_address(self, allocation_id: str, instance_id: str) -> None:
         self._calls.write(
             "move_address", lambda: self._ec2.move_address(allocation_id, instance_id), unknown=AddressNotMovable
+        )
+
+
+class SimulatedInventory:
+    """Implements `Inventory`."""
+
+    def __init__(self, calls: Calls, ec2: Ec2) -> None:
+        self._calls = calls
+        self._ec2 = ec2
+
+    def ours(self) -> tuple[Resource, ...]:
+        def read() -> tuple[Resource, ...]:
+            live = self._ec2.describe(tuple(self._ec2.instances))
+            return tuple(
+                Resource(
+                    resource_id=instance_id,
+                    kind=Kind.INSTANCE,
+                    agent_id=tags[AGENT_TAG],
+                    replica_id=tags.get(REPLICA_TAG),
+                )
+                for instance_id, state in live.items()
+                if state in ("pending", "running") and AGENT_TAG in (tags := self._ec2.instances[instance_id].tags)
+            )
+
+        resources: tuple[Resource, ...] = self._calls.read("inventory", read)
+        return resources
+
+    def end(self, resource: Resource) -> None:
+        self._calls.write(
+            "end orphan", lambda: self._ec2.terminate(resource.resource_id), unknown=ControlPlaneUnavailable
         )
 
 

@@ -13,22 +13,23 @@ from typing import Any
 from simulation import api
 from simulation.agent import AgentProcess, State
 from simulation.cloud import Ec2, Ec2Instance
-from simulation.faults import STRIKES, WEATHER, Fault, Plan, Weather
-from simulation.invariants import Invariants
+from simulation.faults import ORPHANS, STRIKES, WEATHER, Fault, Plan, Weather
+from simulation.invariants import ORPHAN_GRACE_SECONDS, Invariants
 from simulation.kernel import Kernel, TooManySteps, Violation
 from simulation.ledger import Ledger
 from simulation.machine import Machine
 from simulation.network import CONTROL_PLANE, Link, Network
-from simulation.plane import START, Calls, SimulatedPlane
+from simulation.plane import START, Calls, SimulatedInventory, SimulatedPlane
 from simulation.snapshots import Bucket
 from simulation.tables import ConditionName, RowWritten, Tables
 from simulation.tasks import Invocation, current
 from simulation.workflows import RETRYABLE_CRASH, Answer, StepFunctions
+from spot_optimizer.control import orphans
 from spot_optimizer.domain import handover
 from spot_optimizer.domain.agents import Agent, Instance, InstanceRole, TrafficAdapter
 from spot_optimizer.domain.orders import Role
 from spot_optimizer.domain.protocol import AskLease, Event
-from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.replicas import AGENT_TAG, REPLICA_TAG, Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
 from spot_optimizer.errors import OutcomeUnknown, SpotOptimizerError
 
@@ -37,6 +38,9 @@ ADDRESS = "eipalloc-1"
 FIRST, SECOND = "i-00000000000000001", "i-00000000000000002"
 ZONES = {"us-east-1a": "subnet-a", "us-east-1b": "subnet-b", "us-east-1c": "subnet-c"}
 TYPES = ("m5.large", "m5a.large")
+
+ORPHAN_GRACE = timedelta(seconds=ORPHAN_GRACE_SECONDS)
+ORPHANS_SWEPT_EVERY_SECONDS = 20.0
 
 MOST_STEPS = 3000
 CALM_AFTER_STEPS = 1200
@@ -84,6 +88,8 @@ class World:
         self.network = Network(self.kernel, self.weather)
         self.calls = Calls(self.kernel, self.weather)
         self.plane = SimulatedPlane(self.calls, self.tables, self.ec2, self.step_functions)
+        self.inventory = SimulatedInventory(self.calls, self.ec2)
+        self.strays: dict[str, float] = {}
         self.invariants = Invariants(self)
         self.ledger = Ledger(self)
         self.bucket = Bucket()
@@ -172,6 +178,7 @@ class World:
 
     def _populate_standby(self) -> None:
         second = self._add_machine(SECOND, "us-east-1b.m5.large", log=None)
+        self.ec2.instances[SECOND].tags = {AGENT_TAG: AGENT_ID, REPLICA_TAG: "rep-first"}
         replica = Replica(
             agent_id=AGENT_ID,
             replica_id="rep-first",
@@ -247,6 +254,8 @@ class World:
             for fault in self.plan.faults:
                 self.kernel.after(fault.at, self._begin_fault, fault)
             self.kernel.after(self.kernel.between(5.0, 60.0), self._sweep)
+            if any(fault.kind in ORPHANS for fault in self.plan.faults):
+                self.kernel.after(self.kernel.between(1.0, ORPHANS_SWEPT_EVERY_SECONDS), self._sweep_orphans)
             # A run that has been busy all along is left in peace early, so that it can come to rest within its steps.
             self.kernel.run(self.plan.calm_at, stop=lambda: self.kernel.steps > CALM_AFTER_STEPS)
             self._begin_calm()
@@ -341,6 +350,7 @@ class World:
                 continue
             role = rows.get((instance_id,), {}).get("role")
             kept = instance_id in (agent.primary_instance_id, owner) or role == InstanceRole.RETIRED_PENDING
+            kept = kept or (instance_id in self.strays and self.tables.orphan_report().halted_because is not None)
             if not kept and instance.going_at is None:
                 wrong.append(f"instance {instance_id} is nobody's")
         return wrong
@@ -491,6 +501,18 @@ class World:
     def _sweep(self) -> None:
         self._invoke("SweepSilentAgents", lambda: api.FAIL_OVER_TASKS["SweepSilentAgents"](self.plane, {}))
         self.kernel.after(60.0, self._sweep)
+
+    def _sweep_orphans(self) -> None:
+        def sweep() -> None:
+            done = orphans.sweep(self.plane, self.inventory, grace=ORPHAN_GRACE, volume_grace=ORPHAN_GRACE)
+            if done.ended:
+                self.reach("orphan swept")
+            if done.halted_because:
+                self.reach("sweep for orphans halted")
+            self.kernel.tell("sweep for orphans", "%s", done.as_payload())
+
+        self._invoke("SweepOrphans", sweep)
+        self.kernel.after(ORPHANS_SWEPT_EVERY_SECONDS, self._sweep_orphans)
 
     def reconcile_traffic(self, agent_id: str) -> None:
         """Implements `Reconciling`: an asynchronous invocation."""
@@ -644,6 +666,35 @@ class World:
         if machine is None:
             return False
         self.ec2.shut_down(self.ec2.instances[machine.instance_id])
+        return True
+
+    def _orphan(self, fault: Fault) -> None:
+        """Launches whose answers were lost, so that no row knows what runs."""
+        for _ in range(1 if fault.what == "noticed" else int(fault.what)):
+            instance_id = f"i-{len(self.ec2.instances) + 1:017x}"
+            stray = self.ec2.add(instance_id, "us-east-1c.m5a.large", "spot", state="running")
+            stray.tags = {AGENT_TAG: AGENT_ID, REPLICA_TAG: "rep-stray"}
+            self.strays[instance_id] = self.kernel.now
+            if fault.what == "noticed":
+                self.kernel.after(self.kernel.between(0.0, 30.0), self.ec2.notify, stray)
+
+    def _orphan_standby(self, _fault: Fault) -> bool:
+        """A replica's row ends long ago, by its own word, and its instance lives on."""
+        agent = self.tables.agent(AGENT_ID)
+        machine = self._machine("standby")
+        if agent.active_replica_id is None or machine is None or agent.handover_open or agent.claim_open:
+            return False
+        ended = {"status": ReplicaState.FAILED, "failure": "forgotten", "ended_at": START - timedelta(days=1)}
+        self.tables.commit(
+            Transaction(
+                "forget replica",
+                (
+                    Change(Table.REPLICAS, (AGENT_ID, agent.active_replica_id), "forgotten", put=ended),
+                    Change(Table.AGENTS, (AGENT_ID,), "forgotten", put={"active_replica_id": None}),
+                ),
+            )
+        )
+        self.strays[machine.instance_id] = self.kernel.now
         return True
 
     def _operator_promote(self, _fault: Fault) -> None:

@@ -576,7 +576,7 @@ def test_everything_is_paused_only_when_it_is_meant(spotctl: Spotctl, served: Se
 
 
 def test_what_nobody_claims_is_listed_with_the_reason_and_why_a_sweep_halted(spotctl: Spotctl) -> None:
-    assert "is somebody's" in spotctl("orphans").out
+    assert "is somebody's" in spotctl("orphans").err
     seen = Sighting(
         resource_id="i-0stray",
         kind=Kind.INSTANCE,
@@ -586,7 +586,7 @@ def test_what_nobody_claims_is_listed_with_the_reason_and_why_a_sweep_halted(spo
         first_seen_at=datetime.now(UTC),
     )
     wiring.records().commit(write_report(Report(), Plan((), (seen,), "too many at once"), now=datetime.now(UTC)))
-    shown = spotctl("orphans").out
+    shown = " ".join(spotctl("orphans").both.split())
     assert "i-0stray" in shown and "nobody knows it" in shown and "too many at once" in shown
     assert spotctl("orphans", "--json").document[0]["resource_id"] == "i-0stray"
 

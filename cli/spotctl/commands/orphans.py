@@ -25,5 +25,5 @@ def list_orphans(as_json: AsJson = False) -> None:
     with begin(as_json=as_json) as session:
         report = session.api.get("/api/orphans")
         session.screen.show_list(ORPHAN, report["orphans"])
-        if report["halted_because"] and not as_json:
+        if report["halted_because"]:
             session.screen.say(report["halted_because"])
