@@ -497,7 +497,10 @@ class Invariants:
         if before is not None:
             changed = {key for key in after if after.get(key) != before.get(key)}
             demand(
-                changed <= {"served_at"} and "served_at" not in before, "one switch per epoch", "%s", sorted(changed)
+                changed <= {"served_at", "rto_seconds", "rpo_bytes", "steps"} and "served_at" not in before,
+                "one switch per epoch",
+                "%s",
+                sorted(changed),
             )
 
     def _check_snapshot(self, written: RowWritten) -> None:

@@ -18,7 +18,7 @@ NOTHING = "-"
 _COLOURS = {
     "green": ("ok", "online", "ready", "serving", "healthy", "promoted", "committed", "yes", "done", "live"),
     "yellow": ("failing-over", "syncing", "launching", "open", "offline", "paused", "cooldown", "pending"),
-    "red": ("lost", "failed", "aborted", "critical", "error"),
+    "red": ("lost", "failed", "aborted", "critical", "error", "unprotected without standby"),
     "bright_black": ("terminated", "retired", "none", "no"),
 }
 _COLOUR_OF = {word: colour for colour, words in _COLOURS.items() for word in words}
@@ -82,6 +82,23 @@ def ago(now: datetime) -> Shown:
     return shown
 
 
+def size(value: Any) -> str:
+    """A number of bytes, in the largest unit that it fills."""
+    if value is None:
+        return NOTHING
+    left = float(value)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if left < 1024:
+            return f"{left:.0f} {unit}" if unit == "B" else f"{left:.1f} {unit}"
+        left /= 1024
+    return f"{left:.1f} TiB"
+
+
+def rate(value: Any) -> str:
+    """Bytes per second."""
+    return NOTHING if value is None else f"{size(value)}/s"
+
+
 def progress(value: Any) -> str:
     """A share in percent, with a bar."""
     return NOTHING if value is None else f"{bar(float(value))} {float(value):3.0f} %"
@@ -103,6 +120,11 @@ def money(value: Any) -> str:
         return NOTHING
     exact = Decimal(str(value)).normalize()
     return f"{exact:f}" if -int(exact.as_tuple().exponent) > 4 else f"{exact:.4f}"
+
+
+def usd(value: Any) -> str:
+    """An amount with its currency."""
+    return NOTHING if value is None else f"{money(value)} USD"
 
 
 def read_moment(value: Any) -> datetime:

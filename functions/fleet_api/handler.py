@@ -26,8 +26,7 @@ from spot_optimizer.api.fleet import (
     WordFilter,
 )
 from spot_optimizer.api.router import Router
-from spot_optimizer.control import deciding, pricing, selecting
-from spot_optimizer.domain import catalogue
+from spot_optimizer.control import deciding, selecting
 from spot_optimizer.domain.agents import InstanceRole
 from spot_optimizer.domain.clients import Scope
 
@@ -40,14 +39,10 @@ NOT_ASKED = "no model is asked between the scheduled decisions"
 def list_agent_pools(agent_id: AgentId) -> CandidatesAnswer:
     """Those that qualify first, the cheapest first; each of the others says why it does not qualify now."""
     agent = callers.seen(api.caller, wiring.records().agent(agent_id))
-    plane = wiring.plane()
-    zones = tuple(plane.compute.subnets(agent.subnet_ids))
-    on_demand = pricing.on_demand(wiring.prices(), zones, agent.instance_types)
-    known = selecting.candidates(plane, agent, zones, on_demand=on_demand)
     return CandidatesAnswer(
         agent_id=agent_id,
         primary_pool_id=agent.primary_pool_id,
-        pools=tuple(map(CandidateAnswer.of, catalogue.as_shown(known))),
+        pools=tuple(map(CandidateAnswer.of, selecting.shown(wiring.plane(), agent, wiring.prices()))),
     )
 
 

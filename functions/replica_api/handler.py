@@ -64,7 +64,7 @@ def create_replica(
         pool_id=body.pool_id,
         exclude_zones=body.exclude_zones,
     )
-    considered = selecting.considered(wiring.plane(), agent_id, excluded_zones=body.exclude_zones)
+    considered = selecting.considered(wiring.plane(), agent_id, wiring.prices(), excluded_zones=body.exclude_zones)
     return ReplicaAskedAnswer.asked(replica, considered)
 
 

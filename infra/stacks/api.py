@@ -146,6 +146,8 @@ class ApiStack(Stack):
         data.interruptions.allow_query_by(function.grantee, "pool-index")
         data.switches.allow(function.grantee, *CONDITIONAL_WRITES)
         data.state_snapshots.allow(function.grantee, "GetItem")
+        # what the pools that a replica is chosen from cost on demand
+        data.pools.allow(function.grantee, "GetItem")
         for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
             function.allow("states:StartExecution", on=machine)
         allow_waking_tasks(function)

@@ -115,6 +115,17 @@ def test_lists_are_narrowed_by_what_happened(history: Registration) -> None:
     assert hours(http.call("GET", "/api/interruptions", token=http.admin, query=both).body) == [2, 0]
 
 
+@LISTS
+def test_what_a_failover_cost_is_told(http: Http, agent: Registration, path: str) -> None:
+    steps = ({"step": "claim", "ms": 90}, {"step": "promote", "ms": 800})
+    cost: dict[str, Any] = {"rto_seconds": 1.5, "rpo_seconds": 0.4, "rpo_bytes": 12, "steps": steps}
+    owner = {"agent_id": agent.agent_id, "client_id": CLIENT}
+    put(Table.SWITCHES, builders.a_switch(**owner, **cost), "switch_id")
+    put(Table.INTERRUPTIONS, builders.an_interruption(**owner, **cost), "event_id")
+    [told] = next(iter(http.call("GET", path, token=http.client_token).body.values()))
+    assert {name: told[name] for name in cost} == {**cost, "steps": list(steps)}
+
+
 def test_a_clients_instances_are_listed_by_role(history: Registration) -> None:
     http, path = history.http, f"/api/clients/{CLIENT}/instances"
     [primary] = http.call("GET", path, token=http.client_token, query={"role": "primary"}).body["instances"]

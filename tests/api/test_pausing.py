@@ -28,8 +28,13 @@ def test_an_admin_pauses_everything(http: Http, agent: Registration) -> None:
     assert http.call("GET", "/api/pause", token=http.admin).body == {"paused_at": None, "paused_because": None}
     assert http.call("POST", "/api/pause", {"reason": "audit"}, token=http.admin).body["paused_because"] == "audit"
     assert http.call("GET", "/api/pause", token=http.admin).body["paused_because"] == "audit"
+    health = http.call("GET", "/api/health").body
+    assert (health["status"], health["paused_at"] is not None) == ("paused", True)
+    assert "audit" not in str(health), "anybody may ask for health"
     assert agent.call("POST", "/replicas", {}, token=http.admin).problem == "Paused"
     assert http.call("POST", "/api/resume", token=http.admin).body["paused_at"] is None
+    health = http.call("GET", "/api/health").body
+    assert (health["status"], health["paused_at"]) == ("ok", None)
     assert agent.call("POST", "/replicas", {}, token=http.admin).status == 202
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import boto3
 import pytest
 
 from spot_optimizer import wiring
+from spot_optimizer.domain import pools_of_interest
 from spot_optimizer.domain.agents import HandoverState
 from spot_optimizer.domain.replicas import ReplicaState
-from spot_optimizer.domain.writes import Table
+from spot_optimizer.domain.writes import Change, Table
 from tests.api.conftest import PRIMARY, STANDBY, Answered, Http, Registration
 from tests.api.test_agents import a_token_for, an_active_replica, put
 
@@ -232,11 +234,16 @@ def test_an_operator_hands_over_to_a_replica_that_is_ready(http: Http, agent: Re
 
 
 def test_a_replicas_answer_says_what_it_is_chosen_from(http: Http, agent: Registration) -> None:
+    taken_up = pools_of_interest.want("us-east-1b.m5.large", (agent.agent_id,), None)
+    priced = Change(Table.POOLS, ("us-east-1b.m5.large",), "price", put={"on_demand_usd_per_hour": Decimal("0.096")})
+    wiring.prices().note_pools([taken_up] if taken_up else [])
+    wiring.prices().note_pools([priced])
     answer = agent.call("POST", "/replicas", {"exclude_zones": ["us-east-1c"]}, token=http.admin)
     considered = {pool["pool_id"]: pool for pool in answer.body["considered"]}
     assert considered["us-east-1b.m5.large"]["qualifies"] is True
     assert considered["us-east-1a.m5.large"]["qualifies"] is False
     assert "the primary runs there" in considered["us-east-1a.m5.large"]["explanation"]
+    assert {pool["on_demand_usd_per_hour"] for pool in considered.values()} == {"0.096"}
 
 
 def test_an_agents_pools_are_shown_with_risk_and_reason(http: Http, agent: Registration) -> None:

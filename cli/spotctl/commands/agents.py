@@ -14,12 +14,15 @@ from spotctl.commands.replicas import replica_columns
 from spotctl.failures import Document, NotUnderstood
 from spotctl.screen import Column, Shape, table_of
 from spotctl.session import AgentId, AsJson, AtMost, Session, begin, complete_clients
-from spotctl.words import ago, moment, seconds, state, strong
+from spotctl.words import ago, moment, rate, seconds, size, state, strong, usd
 
 app = typer.Typer(name="agents", help="Look at the protected workloads, and change how they are looked after.")
 config = typer.Typer(name="config", help="The toggles, and how often state is shipped.")
 app.add_typer(config)
 app.command("pools")(fleet.list_candidates)
+
+#: Whether state comes through a notice, by what its agent says; `agents show` has the words themselves.
+_SAFE = {"standby ready": "yes", "fits through a notice": "yes", "unprotected without standby": "no"}
 
 CONFIGURATION = Shape(
     "Configuration",
@@ -46,6 +49,7 @@ def agents_shape(session: Session) -> Shape:
             Column("epoch", "epoch", right=True),
             Column("primary's pool", "primary_pool_id", whole=True),
             Column("replica", "active_replica_id", _whether),
+            Column("safe", "protection", _is_safe),
             Column("last heartbeat", "last_heartbeat_at", ago(session.now), whole=True),
             Column("paused", "paused_at", _whether),
         ),
@@ -69,6 +73,11 @@ def agent_shape(session: Session) -> Shape:
             Column("healthy", "healthy", state),
             Column("last heartbeat", "last_heartbeat_at", ago(session.now)),
             Column("agent version", "agent_version"),
+            Column("protection", "protection", state),
+            Column("state", "state_bytes", size),
+            Column("  is carried at", "state_bytes_per_second", rate),
+            Column("newest snapshot", "snapshot_taken_at", ago(session.now)),
+            Column("  cost per day", "snapshot_usd_per_day", usd),
             Column("traffic by", "traffic_adapter"),
             Column("traffic target", "traffic_target"),
             Column("traffic epoch", "traffic_epoch"),
@@ -211,6 +220,11 @@ def set_config(
 
 def _named(**values: Any) -> Document:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _is_safe(protection: Any) -> Text:
+    """Whether its state would come through a notice; a dash until the agent has measured it."""
+    return state(_SAFE.get(protection))
 
 
 def _whether(value: Any) -> Text:

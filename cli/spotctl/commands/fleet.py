@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,19 @@ from spotctl.session import (
     complete_pools,
 )
 from spotctl.times import From, To, read_range
-from spotctl.words import milliseconds, moment, money, percent, seconds, share, state, strong
+from spotctl.words import (
+    NOTHING,
+    Shown,
+    milliseconds,
+    moment,
+    money,
+    percent,
+    seconds,
+    share,
+    size,
+    state,
+    strong,
+)
 
 OfAgent = Annotated[
     str | None, typer.Option("--agent", help="Only of this agent.", autocompletion=complete_agents, show_default=False)
@@ -31,6 +43,19 @@ OfClient = Annotated[
 OfPool = Annotated[
     str | None, typer.Option("--pool", help="Only in this pool.", autocompletion=complete_pools, show_default=False)
 ]
+
+#: Where a failover's time goes, in order.
+FAILOVER_STEPS = ("claim", "open-handover", "promote", "serve", "move-traffic")
+
+
+def took_by(step: str) -> Shown:
+    """How long one step of a failover took."""
+
+    def shown(steps: Any) -> str:
+        return next((milliseconds(taken["ms"]) for taken in steps or () if taken["step"] == step), NOTHING)
+
+    return shown
+
 
 CANDIDATE = Shape(
     "CandidateAnswer",
@@ -51,9 +76,9 @@ SWITCH = Shape(
     (
         Column("when", "switched_at", moment, whole=True),
         Column("agent", "agent_id", strong, whole=True),
-        Column("epoch", "epoch", right=True),
         Column("from", "from_pool_id", whole=True),
         Column("to", "to_pool_id", whole=True),
+        Column("took", "rto_seconds", seconds, right=True, whole=True),
         Column("lost", "rpo_seconds", seconds, right=True),
         Column("because of", "switch_reason"),
     ),
@@ -67,7 +92,19 @@ INTERRUPTION = Shape(
         Column("pool", "pool_id", whole=True),
         Column("signal", "signal_type"),
         Column("answer", "response_action"),
-        Column("took", "failover_time_ms", milliseconds, right=True, whole=True),
+        Column("took", "rto_seconds", seconds, right=True, whole=True),
+    ),
+    nothing="There was no interruption.",
+)
+STEPS = Shape(
+    "InterruptionAnswer",
+    (
+        Column("when", "detected_at", moment, whole=True),
+        Column("agent", "agent_id", strong, whole=True),
+        *(Column(name.replace("-", " "), "steps", took_by(name), right=True, whole=True) for name in FAILOVER_STEPS),
+        Column("all", "failover_time_ms", milliseconds, right=True, whole=True),
+        Column("lost", "rpo_seconds", seconds, right=True, whole=True),
+        Column("  about", "rpo_bytes", size, right=True, whole=True),
     ),
     nothing="There was no interruption.",
 )
@@ -120,6 +157,7 @@ def list_interruptions(
     ] = None,
     since: From = None,
     until: To = None,
+    steps: Annotated[bool, typer.Option("--steps", help="Where the time of each failover went.")] = False,
     at_most: AtMost = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +166,7 @@ def list_interruptions(
         query = {"agent_id": agent_id, "client_id": client_id, "pool_id": pool_id, "signal_type": signal}
         query |= _span(since, until, session)
         found = session.api.pages("/api/interruptions", "interruptions", at_most=at_most, query=query)
-        session.screen.show_list(INTERRUPTION, found)
+        session.screen.show_list(STEPS if steps else INTERRUPTION, found)
 
 
 def list_instances(

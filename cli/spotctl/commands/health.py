@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from spotctl.screen import Column, Shape
 from spotctl.session import AsJson, begin
-from spotctl.words import state
+from spotctl.words import moment, state
 
 HEALTH = Shape(
     "HealthAnswer",
@@ -13,6 +13,8 @@ HEALTH = Shape(
         Column("stage", "stage"),
         Column("version", "version"),
         Column("tables", "checks.tables", state),
+        Column("paused since", "paused_at", moment),
+        Column("risk model", "model.live"),
     ),
 )
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pynamodb.attributes import BooleanAttribute, NumberAttribute, UnicodeAttribute
 from pynamodb.models import Model
 
-from spot_optimizer.adapters.database import BoundTable, Database, FloatAttribute, Index, InstantAttribute
+from spot_optimizer.adapters.database import (
+    BoundTable,
+    Database,
+    FloatAttribute,
+    Index,
+    InstantAttribute,
+    JournalAttribute,
+)
 from spot_optimizer.domain.agents import Switch
 
 LISTING = "switch"
@@ -32,6 +39,9 @@ class SwitchRow(Model):
     served_at = InstantAttribute(null=True)
     rpo_seconds = FloatAttribute(null=True)
     rpo_breached = BooleanAttribute()
+    rto_seconds = FloatAttribute(null=True)
+    rpo_bytes = NumberAttribute(null=True)
+    steps = JournalAttribute()
 
 
 def switches_table(database: Database, table_name: str) -> BoundTable[Switch]:

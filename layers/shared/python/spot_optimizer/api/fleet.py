@@ -127,6 +127,20 @@ class RecommendationAnswer(Answer):
         )
 
 
+class StepAnswer(Answer):
+    """Where some of a failover's time went."""
+
+    step: str = Field(description="`claim`, `open-handover`, `promote`, `serve` or `move-traffic`, in this order.")
+    ms: int
+
+
+Rto = Annotated[
+    float | None, Field(description="Seconds from the signal's publication to the new primary's passed health check.")
+]
+RpoSeconds = Annotated[float | None, Field(description="How much of the old primary's time can be missing.")]
+RpoBytes = Annotated[int | None, Field(description="About how much that is; null if it was never measured.")]
+
+
 class SwitchAnswer(Answer):
     """One promotion."""
 
@@ -142,8 +156,11 @@ class SwitchAnswer(Answer):
     basis: str
     switched_at: Moment
     served_at: Moment | None
-    rpo_seconds: float | None
+    rto_seconds: Rto
+    rpo_seconds: RpoSeconds
+    rpo_bytes: RpoBytes
     rpo_breached: bool
+    steps: tuple[StepAnswer, ...]
 
     @classmethod
     def of(cls, switch: Switch) -> Self:
@@ -175,6 +192,10 @@ class InterruptionAnswer(Answer):
     failover_completed: bool
     failover_time_ms: int | None
     failure: str | None
+    rto_seconds: Rto
+    rpo_seconds: RpoSeconds
+    rpo_bytes: RpoBytes
+    steps: tuple[StepAnswer, ...]
 
     @classmethod
     def of(cls, interruption: Interruption) -> Self:

@@ -10,6 +10,7 @@ from spot_optimizer.api.fields import Answer, Body, Moment, Name
 from spot_optimizer.domain.clients import Client
 from spot_optimizer.domain.model_sessions import Slots
 from spot_optimizer.domain.orphans import Finding, Kind, Report
+from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.tokens import OperatorRole, Presented, Token, TokenKind, write
 
 
@@ -134,8 +135,21 @@ class HealthModel(Answer):
 class HealthAnswer(Answer):
     """Whether the control plane can do its work."""
 
-    status: str
+    status: str = Field(description="`ok`, or `paused`: it could, and an operator wants nothing changed.")
     version: str
     stage: str
     checks: dict[str, str]
+    paused_at: Moment | None = Field(description="Since when everything is paused.")
     model: HealthModel
+
+    @classmethod
+    def of(cls, slots: Slots, pause: Pause | None, *, version: str, stage: str) -> HealthAnswer:
+        """From the rows. Why it is paused is told to who presents a token: anybody may ask for health."""
+        return cls(
+            status="ok" if pause is None else "paused",
+            version=version,
+            stage=stage,
+            checks={"tables": "ok"},
+            paused_at=None if pause is None else pause.paused_at,
+            model=HealthModel.of(slots),
+        )

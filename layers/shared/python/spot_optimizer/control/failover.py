@@ -309,6 +309,14 @@ def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict
     summary: dict[str, Any] = {"epoch_before": epoch, "epoch_after": agent.epoch}
     if switch is not None:
         took_ms = _milliseconds(agent.claim_signal_at, now)
+        rto_ms = _milliseconds(agent.claim_signal_at, served_at)
+        former = plane.records.heartbeat(agent_id, switch.from_instance_id)
+        changed = None if former is None else former.changed_bytes_per_second
+        cost = {
+            "rto_seconds": None if rto_ms is None else max(rto_ms, 0) / 1000,
+            "rpo_bytes": timeline.lost_bytes(rpo_seconds=switch.rpo_seconds, changed_bytes_per_second=changed),
+            "steps": timeline.steps(agent, switch, served_at=served_at, now=now),
+        }
         _commit_or_leave(
             plane,
             Transaction(
@@ -319,14 +327,11 @@ def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict
                         (agent_id, switch.switch_id),
                         "served once",
                         only_if={"switch_id": Present(), "served_at": Missing()},
-                        put={"served_at": served_at},
+                        put={"served_at": served_at, **cost},
                     ),
                 ),
             ),
         )
-        former = plane.records.heartbeat(agent_id, switch.from_instance_id)
-        changed = None if former is None else former.changed_bytes_per_second
-        rto_ms = _milliseconds(agent.claim_signal_at, served_at)
         _conclude_interruption(
             plane,
             agent,
@@ -335,10 +340,8 @@ def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict
                 "failover_completed": True,
                 "failover_time_ms": took_ms,
                 "failure": None,
-                "rto_seconds": None if rto_ms is None else max(rto_ms, 0) / 1000,
                 "rpo_seconds": switch.rpo_seconds,
-                "rpo_bytes": timeline.lost_bytes(rpo_seconds=switch.rpo_seconds, changed_bytes_per_second=changed),
-                "steps": timeline.steps(agent, switch, served_at=served_at, now=now),
+                **cost,
             },
         )
         summary |= {

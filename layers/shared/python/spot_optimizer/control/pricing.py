@@ -13,7 +13,6 @@ from typing import Any
 from spot_optimizer.domain import pools_of_interest, price_series
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.gaps import LONG_BUCKETS, GapClass, Rules, changes_to, fill, find_gaps
-from spot_optimizer.domain.pools import Pool
 from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.price_quality import Quality, assess
 from spot_optimizer.domain.price_series import Point
@@ -428,16 +427,6 @@ def known_pool(prices: Prices, pool_id: str) -> PoolOfInterest:
     if pool is None:
         raise PoolUnknown(f"no pool '{pool_id}' is of interest; GET /api/pools lists those that are")
     return pool
-
-
-def on_demand(prices: Prices, zones: Sequence[str], instance_types: Sequence[str]) -> Mapping[str, Decimal]:
-    """What instance types cost on demand in USD/hour, as far as the pools of these zones tell; by instance type."""
-    pool_ids = [Pool(zone, instance_type).pool_id for zone in zones for instance_type in instance_types]
-    return {
-        pool.instance_type: pool.on_demand_usd_per_hour
-        for pool in prices.known_pools(pool_ids).values()
-        if pool.on_demand_usd_per_hour is not None
-    }
 
 
 def series(prices: Prices, pool_id: str, buckets: range, *, buckets_per_window: int) -> tuple[Sequence[Point], int]:

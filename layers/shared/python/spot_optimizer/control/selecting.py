@@ -12,6 +12,7 @@ from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.catalogue import Candidate, InstanceKind
 from spot_optimizer.domain.pools import LaunchTarget, Pool
 from spot_optimizer.errors import Transient
+from spot_optimizer.ports import Prices
 
 
 def candidates(
@@ -96,11 +97,36 @@ def check_wanted(plane: Plane, agent: Agent, *, pool_id: str | None, excluded_zo
     catalogue.check_wanted(known, pool_id=pool_id, excluded_zones=excluded_zones)
 
 
-def considered(plane: Plane, agent_id: str, *, excluded_zones: Sequence[str]) -> tuple[Candidate, ...]:
-    """What a replica is chosen from, as people are told; nothing where EC2 does not answer now."""
-    agent = plane.records.agent(agent_id)
+def shown(plane: Plane, agent: Agent, prices: Prices, *, excluded_zones: Sequence[str] = ()) -> tuple[Candidate, ...]:
+    """The agent's pools as people are told of them, with what they cost on demand.
+
+    Raises:
+        Transient: EC2 did not tell the agent's zones, or DynamoDB what is known of the pools; ask again.
+    """
+    zones = tuple(plane.compute.subnets(agent.subnet_ids))
+    known = candidates(
+        plane,
+        agent,
+        zones,
+        excluded_zones=excluded_zones,
+        on_demand=on_demand(prices, zones, agent.instance_types),
+    )
+    return catalogue.as_shown(known)
+
+
+def considered(plane: Plane, agent_id: str, prices: Prices, *, excluded_zones: Sequence[str]) -> tuple[Candidate, ...]:
+    """What a replica was chosen from; nothing where that can not be told now, for the replica is under way."""
     try:
-        zones = tuple(plane.compute.subnets(agent.subnet_ids))
+        return shown(plane, plane.records.agent(agent_id), prices, excluded_zones=excluded_zones)
     except Transient:
         return ()
-    return catalogue.as_shown(candidates(plane, agent, zones, excluded_zones=excluded_zones))
+
+
+def on_demand(prices: Prices, zones: Sequence[str], instance_types: Sequence[str]) -> Mapping[str, Decimal]:
+    """What instance types cost on demand in USD/hour, as far as the pools of these zones tell; by instance type."""
+    pool_ids = [Pool(zone, instance_type).pool_id for zone in zones for instance_type in instance_types]
+    return {
+        pool.instance_type: pool.on_demand_usd_per_hour
+        for pool in prices.known_pools(pool_ids).values()
+        if pool.on_demand_usd_per_hour is not None
+    }

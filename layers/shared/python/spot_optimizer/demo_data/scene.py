@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from spot_optimizer.demo_data.price_model import DemoPool
 from spot_optimizer.domain.agents import Agent, HandoverState, Heartbeat, Instance, InstanceRole, Interruption, Switch
@@ -13,6 +15,7 @@ from spot_optimizer.domain.clients import Client
 from spot_optimizer.domain.model_sessions import PENDING_FOR, REJECTED_FOR, ModelSession, SessionStatus
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.snapshots import Protection
 
 PREFIX = "demo-"
 """Of the names of all demo clients."""
@@ -188,6 +191,7 @@ def set_scene(region: str, now: datetime) -> Scene:
             replica_id="rep-demo-orders-1",
             failover_completed=True,
             failover_time_ms=61_380,
+            **_COST,
         ),
         _interruption(
             reports,
@@ -214,7 +218,7 @@ def set_scene(region: str, now: datetime) -> Scene:
             basis="final-generation",
             switched_at=now - timedelta(days=2) + timedelta(seconds=59),
             served_at=now - timedelta(days=2) + timedelta(seconds=61),
-            rpo_seconds=0.0,
+            **_COST,
         ),
     )
     instances = (
@@ -244,6 +248,20 @@ def set_scene(region: str, now: datetime) -> Scene:
         model_sessions=_model_sessions(now),
     )
 
+
+#: Of the one failover there was, which had to launch its replacement first.
+_COST: Mapping[str, Any] = {
+    "rto_seconds": 61.0,
+    "rpo_seconds": 0.0,
+    "rpo_bytes": 0,
+    "steps": (
+        {"step": "claim", "ms": 140},
+        {"step": "open-handover", "ms": 57_210},
+        {"step": "promote", "ms": 1_650},
+        {"step": "serve", "ms": 2_000},
+        {"step": "move-traffic", "ms": 380},
+    ),
+}
 
 _CLIENTS = {"ledger": "demo-bank", "orders": "demo-shop", "search": "demo-library", "reports": "demo-clinic"}
 _NUMBERS = {name: number for number, name in enumerate(_CLIENTS, start=1)}
@@ -352,8 +370,13 @@ def _model_session(session_id: str, at: datetime, **metrics: float) -> ModelSess
     )
 
 
+_PROTECTION = {"ledger": Protection.STANDBY, "reports": Protection.UNPROTECTED}
+
+
 def heartbeats(scene: Scene, now: datetime) -> tuple[Heartbeat, ...]:
-    """A sign of life of each demo primary; that of `reports` has been silent for an hour."""
+    """A sign of life of each demo primary; that of `reports` has been silent for an hour, and has more state than a
+    notice leaves time for.
+    """
     return tuple(
         Heartbeat(
             agent_id=agent.agent_id,
@@ -364,6 +387,11 @@ def heartbeats(scene: Scene, now: datetime) -> tuple[Heartbeat, ...]:
             healthy=True,
             at=now - timedelta(hours=1) if agent.name == "reports" else now,
             agent_version="demo",
+            protection=_PROTECTION.get(agent.name, Protection.FITS),
+            state_bytes=2**41 if agent.name == "reports" else 2**31,
+            state_bytes_per_second=180e6,
+            changed_bytes_per_second=60e3,
+            snapshot_usd_per_day=0.2871 if agent.name == "reports" else 0.0021,
         )
         for agent in scene.agents
     )

@@ -228,7 +228,11 @@ class Interruption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
-    """One promotion: which instance handed over to which, and why."""
+    """One promotion: which instance handed over to which, why, and what it cost.
+
+    Attributes:
+        rto_seconds: As `Interruption.rto_seconds`; so are `rpo_seconds`, `rpo_bytes` and `steps`.
+    """
 
     agent_id: str
     switch_id: str
@@ -244,6 +248,9 @@ class Switch:
     rpo_seconds: float | None = None
     rpo_breached: bool = False
     client_id: str | None = None
+    rto_seconds: float | None = None
+    rpo_bytes: int | None = None
+    steps: tuple[Mapping[str, Any], ...] = ()
 
 
 def agent_status(
