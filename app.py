@@ -14,8 +14,8 @@ settings = Settings.from_context(app.node)
 
 data = DataStack(app, settings.stack_name("data"), settings=settings)
 workflow = WorkflowStack(app, settings.stack_name("workflow"), settings=settings, data=data)
-ModelStack(app, settings.stack_name("models"), settings=settings, data=data)
-ApiStack(app, settings.stack_name("api"), settings=settings, data=data, workflow=workflow)
+models = ModelStack(app, settings.stack_name("models"), settings=settings, data=data)
+ApiStack(app, settings.stack_name("api"), settings=settings, data=data, workflow=workflow, models=models)
 
 Tags.of(app).add("application", "spot-optimizer")
 Tags.of(app).add("stage", settings.stage)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulation.tasks import Killed, current
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
-from spot_optimizer.domain.catalogue import InstanceKind
+from spot_optimizer.domain.catalogue import INTERRUPTING, InstanceKind
 from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.orphans import Kind, Report, Resource
 from spot_optimizer.domain.pauses import Pause
@@ -186,9 +186,12 @@ class SimulatedFleet:
         agents: tuple[Agent, ...] = self._calls.read("agents_with_primary", read)
         return agents
 
-    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+    def interruptions_of_pools(
+        self, pool_ids: Collection[str], since: datetime, *, signal_types: Collection[str] = INTERRUPTING
+    ) -> Mapping[str, tuple[datetime, ...]]:
         times: Mapping[str, tuple[datetime, ...]] = self._calls.read(
-            "interruptions_of_pools", lambda: self._tables.interruptions_of_pools(frozenset(pool_ids), since)
+            "interruptions_of_pools",
+            lambda: self._tables.interruptions_of_pools(frozenset(pool_ids), since, signal_types),
         )
         return times
 

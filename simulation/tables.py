@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from spot_optimizer.domain import orphans
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
-from spot_optimizer.domain.catalogue import INTERRUPTING
 from spot_optimizer.domain.pauses import ALL, FleetControl, Pause
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.snapshots import Snapshot
@@ -121,10 +120,12 @@ class Tables:
         switch: Switch | None = self._read(Table.SWITCHES, (agent_id, switch_id))
         return switch
 
-    def interruptions_of_pools(self, pool_ids: frozenset[str], since: datetime) -> dict[str, tuple[datetime, ...]]:
+    def interruptions_of_pools(
+        self, pool_ids: frozenset[str], since: datetime, signal_types: Collection[str]
+    ) -> dict[str, tuple[datetime, ...]]:
         found: dict[str, tuple[datetime, ...]] = {}
         for row in self.rows[Table.INTERRUPTIONS].values():
-            if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in INTERRUPTING:
+            if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in signal_types:
                 found[row["pool_id"]] = (*found.get(row["pool_id"], ()), row["detected_at"])
         return found
 

@@ -32,8 +32,6 @@ from spot_optimizer.domain.clients import Scope
 
 api = Router()
 
-NOT_ASKED = "no model is asked between the scheduled decisions"
-
 
 @api.get("/api/agents/<agent_id>/pools", summary="List the pools an agent could run in", tags=["switching"])
 def list_agent_pools(agent_id: AgentId) -> CandidatesAnswer:
@@ -52,10 +50,10 @@ def list_agent_pools(agent_id: AgentId) -> CandidatesAnswer:
     tags=["switching"],
 )
 def recommend_switch(agent_id: AgentId, anew: Anew = False) -> RecommendationAnswer:
-    """The last decision for the agent while it may be acted upon; else, or if asked for anew, one that is made now."""
+    """The last decision for the agent while it may be acted upon; else, or `anew`, one that is made now."""
     agent = callers.seen(api.caller, wiring.records().agent(agent_id))
     plane = wiring.deciding_plane()
-    decision = deciding.recommend(plane, agent, anew=anew, without_model_because=NOT_ASKED)
+    decision = deciding.recommend(plane, agent, anew=anew)
     return RecommendationAnswer.of(decision, now=plane.clock())
 
 

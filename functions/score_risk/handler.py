@@ -7,11 +7,9 @@ in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 from spot_optimizer import wiring
-from spot_optimizer.control import model_activation
 from spot_optimizer.control.live_model import LiveModel, check_health
 from spot_optimizer.domain.models import HORIZONS_HOURS, scoring_request
 from spot_optimizer_ml.scoring import RiskModel
@@ -19,20 +17,13 @@ from spot_optimizer_ml.scoring import RiskModel
 Payload = Mapping[str, Any]
 
 
-@lru_cache
-def live_model() -> LiveModel:
-    """What this process serves."""
-    return LiveModel(
-        wiring.models(),
-        read=lambda session_id: model_activation.load_model(wiring.model_plane(), session_id, load=RiskModel.load),
-        clock=wiring.clock,
-        warn=wiring.logger.warning,
-    )
+def _live_model() -> LiveModel:
+    return wiring.live_model(RiskModel.load)
 
 
 def _score(event: Payload) -> Any:
     request = scoring_request(event)
-    served = live_model().current()
+    served = _live_model().current()
     predictions = served.model.score(request.rows, features=request.features)
     if request.pool_ids:
         wiring.outcomes().keep(
@@ -44,7 +35,7 @@ def _score(event: Payload) -> Any:
 def _check_health(event: Payload) -> Any:
     session_id = event["session_id"]
     golden = wiring.model_files().manifest(session_id).golden
-    return {"finding": check_health(live_model(), wiring.models().slots(), golden, session_id=session_id)}
+    return {"finding": check_health(_live_model(), wiring.models().slots(), golden, session_id=session_id)}
 
 
 TASKS: Mapping[str, Callable[[Payload], Any]] = {"Score": _score, "CheckHealth": _check_health}

@@ -15,6 +15,7 @@ from infra.constructs.state_machine import allow_following_executions, allow_wak
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
+from infra.stacks.models import ModelStack
 from infra.stacks.workflow import WorkflowStack
 
 
@@ -22,7 +23,14 @@ class ApiStack(Stack):
     """Routers, their authorizer, and the address under which launched instances find them."""
 
     def __init__(
-        self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack, workflow: WorkflowStack
+        self,
+        scope: Construct,
+        construct_id: str,
+        *,
+        settings: Settings,
+        data: DataStack,
+        workflow: WorkflowStack,
+        models: ModelStack,
     ) -> None:
         super().__init__(
             scope,
@@ -33,6 +41,7 @@ class ApiStack(Stack):
         self._settings = settings
         self._data = data
         self._workflow = workflow
+        self._models = models
         self._layer = SharedLayer(self, "SharedLayer", settings=settings)
 
         certificate = CfnParameter(
@@ -109,6 +118,7 @@ class ApiStack(Stack):
                 "ACTIVATE_MODEL_STATE_MACHINE_ARN": state_machine_arn(self, self._settings, "activate_model"),
                 "FILL_GAPS_STATE_MACHINE_ARN": self._workflow.fill_gaps_arn,
                 "FAIL_OVER_FUNCTION": self._workflow.fail_over.name,
+                "DECIDE_FLEET_FUNCTION": self._models.decide_fleet.name,
                 "API_URL_PARAMETER": self._settings.api_url_parameter,
                 "IDENTITY_CERTIFICATE_PARAMETER": self._settings.identity_certificate_parameter,
                 "HEARTBEAT_TIMEOUT": str(self._settings.heartbeat_timeout_seconds),
@@ -193,7 +203,8 @@ class ApiStack(Stack):
         data.agents.allow(function.grantee, "GetItem")
         data.pools.allow(function.grantee, "GetItem")
         # what a decision needs, where none is stored that may still be acted upon
-        data.decisions.allow(function.grantee, "Query")
+        data.decisions.allow(function.grantee, "GetItem", "Query")
+        function.allow("lambda:InvokeFunction", on=self._models.decide_fleet.arn)
         data.clean_prices.allow(function.grantee, "Query")
         for table in (data.heartbeats, data.instances, data.replicas):
             table.allow(function.grantee, "GetItem")

@@ -1,11 +1,19 @@
-"""Risk models: the workflow that makes one live, and the function that scores with it. A failover needs none of it."""
+"""What asks risk models: the workflow that makes one live, what scores with it, and the decisions for all agents.
+
+A failover needs none of it.
+"""
 
 from __future__ import annotations
 
 from aws_cdk import CfnOutput, Duration, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.constructs.alarms import Alarms
+from infra.constructs.decision_schedule import DecisionSchedule
+from infra.constructs.ec2_access import allow_looking
+from infra.constructs.failure_queue import FailureQueue
 from infra.constructs.function import Function
 from infra.constructs.shared_layer import MlLayer, SharedLayer
 from infra.constructs.state_machine import StateMachine, state_machine_arn
@@ -21,6 +29,7 @@ class ModelStack(Stack):
 
     Attributes:
         activate_model_arn: Of the state machine.
+        decide_fleet: Decides for all agents on schedule, for one when the API asks.
     """
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings, data: DataStack) -> None:
@@ -37,6 +46,13 @@ class ModelStack(Stack):
         self.activate_model_arn = state_machine_arn(self, settings, "activate_model")
         activate_model = self._function("ActivateModel", folder="activate_model", timeout_seconds=120)
         score_risk = self._function("ScoreRisk", folder="score_risk", timeout_seconds=60)
+        failures = FailureQueue(self, "ScheduleFailures")
+        failures.allow_events_of(self.account)
+        self.decide_fleet = self._function(
+            "DecideFleet", folder="decide_fleet", timeout_seconds=240, failures=failures.queue
+        )
+        self._allow_decide_fleet(self.decide_fleet)
+        DecisionSchedule(self, "Decisions", decider=self.decide_fleet, undeliverable=failures.queue)
         self._allow_activate_model(activate_model)
         self._allow_score_risk(score_risk)
         machine = StateMachine(
@@ -67,11 +83,35 @@ class ModelStack(Stack):
             score_risk.function.metric_errors(period=_MINUTE, statistic="Sum"),
             meaning="ScoreRisk: rows were not scored; the advisor band stands in.",
         )
+        alarms.when_above_zero(
+            "DecideFleetFunctionErrors",
+            self.decide_fleet.function.metric_errors(period=_MINUTE, statistic="Sum"),
+            meaning="DecideFleet: nothing was decided; recommendations come from the rule until it is again.",
+        )
+        alarms.when_silent(
+            "DecisionsStandStill",
+            cloudwatch.Metric(namespace="SpotOptimizer", metric_name="FleetDecisions", period=_MINUTE, statistic="Sum"),
+            minutes=15,
+            meaning="Nobody decides for the agents any more: no schedule has succeeded for a quarter hour.",
+        )
+        alarms.when_above_zero(
+            "DecisionsNotKept",
+            cloudwatch.Metric(
+                namespace="SpotOptimizer", metric_name="DecisionsNotKept", period=_MINUTE, statistic="Sum"
+            ),
+            meaning="Decisions could not be stored, so that nobody acts upon them, and nobody can explain them.",
+        )
+        alarms.when_above_zero(
+            "ScheduleLost",
+            failures.queue.metric_approximate_number_of_messages_visible(period=_MINUTE, statistic="Maximum"),
+            meaning="A scheduled decision failed to the end, or never began; it waits in the dead-letter queue.",
+        )
+        CfnOutput(self, "DecideFleetFunctionName", value=self.decide_fleet.name)
         CfnOutput(self, "ActivateModelStateMachineArn", value=self.activate_model_arn)
         CfnOutput(self, "ScoreRiskFunctionName", value=score_risk.name)
         CfnOutput(self, "ModelAlarmsTopicArn", value=alarms.topic.topic_arn)
 
-    def _function(self, name: str, *, folder: str, timeout_seconds: int) -> Function:
+    def _function(self, name: str, *, folder: str, timeout_seconds: int, failures: sqs.Queue | None = None) -> Function:
         return Function(
             self,
             name,
@@ -83,6 +123,7 @@ class ModelStack(Stack):
             timeout_seconds=timeout_seconds,
             # one processor, and room for the largest model while it is decoded
             memory_megabytes=1769,
+            failures=failures,
         )
 
     def _allow_activate_model(self, function: Function) -> None:
@@ -100,3 +141,16 @@ class ModelStack(Stack):
         data.model_slots.allow(function.grantee, "GetItem")
         data.models.allow(function, "GetObject", prefix="sessions")
         data.models.allow(function, "PutObject", prefix="scored")
+
+    def _allow_decide_fleet(self, function: Function) -> None:
+        data = self._data
+        data.agents.allow(function.grantee, "GetItem")
+        data.agents.allow_query_by(function.grantee, "listing-index")
+        for table in (data.heartbeats, data.instances, data.replicas, data.pools, data.model_slots):
+            table.allow(function.grantee, "GetItem")
+        data.clean_prices.allow(function.grantee, "Query")
+        data.interruptions.allow_query_by(function.grantee, "pool-index")
+        data.decisions.allow(function.grantee, "PutItem")
+        data.models.allow(function, "GetObject", prefix="sessions")
+        data.models.allow(function, "PutObject", prefix="scored")
+        allow_looking(function, "DescribeInstanceTypes", "DescribeSubnets")

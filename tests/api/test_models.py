@@ -16,6 +16,7 @@ import boto3
 import pytest
 
 from functions.activate_model import handler as activate_model
+from functions.decide_fleet import handler as decide_fleet
 from functions.score_risk import handler as score_risk
 from spot_optimizer import bootstrap, wiring
 from spot_optimizer.domain.agents import Interruption
@@ -23,7 +24,7 @@ from spot_optimizer.domain.models import LARGEST_FILE_BYTES, Span
 from spot_optimizer.domain.tokens import OperatorRole
 from spot_optimizer.domain.writes import Change, Table, Transaction
 from spot_optimizer.errors import NoModelLive
-from tests.api.conftest import Answered, Http
+from tests.api.conftest import Answered, Http, Registration
 from tests.trained_models import FEATURES, TRAINED_UNTIL, TrainedModel, a_trained_model, some_rows
 
 BUCKET = "test-models"
@@ -73,7 +74,7 @@ class Models:
             if state["Type"] in ("Succeed", "Fail"):
                 return passed
             if state["Type"] == "Wait":
-                score_risk.live_model.cache_clear()  # ten seconds later, another process
+                wiring.live_model.cache_clear()  # ten seconds later, another process
                 name = state["Next"]
                 continue
             name = self._run(state, payload)
@@ -126,10 +127,10 @@ class Models:
 
 @pytest.fixture
 def models(http: Http) -> Iterator[Models]:
-    score_risk.live_model.cache_clear()
+    wiring.live_model.cache_clear()
     models = Models(http)
     yield models
-    score_risk.live_model.cache_clear()
+    wiring.live_model.cache_clear()
     for each in models.s3.list_objects_v2(Bucket=BUCKET).get("Contents", []):
         models.s3.delete_object(Bucket=BUCKET, Key=each["Key"])
 
@@ -510,3 +511,56 @@ def test_models_are_for_admins(models: Models, method: str, path: str) -> None:
     operator = bootstrap.create_operator_token(OperatorRole.OPERATOR)
     for token, status in ((operator, 403), (models.http.client_token, 403), ("nonsense", 401)):
         assert models.call(method, path, body, token=token).status == status
+
+
+# --- deciding
+
+
+def decide(models: Models, monkeypatch: pytest.MonkeyPatch, *, minute: int) -> dict[str, Any]:
+    """Decide for all agents, at a minute of this hour."""
+    now = datetime.now(UTC).replace(minute=minute) + timedelta(hours=1)
+    monkeypatch.setattr(wiring, "clock", lambda: now)
+    told: dict[str, Any] = decide_fleet.handle({}, models.http.context)
+    assert (told["agents"], told["not_kept"]) == (1, 0)
+    return told
+
+
+def kept_rows(models: Models) -> list[dict[str, Any]]:
+    found = models.s3.list_objects_v2(Bucket=BUCKET, Prefix="scored/").get("Contents", [])
+    return [json.loads(models.s3.get_object(Bucket=BUCKET, Key=each["Key"])["Body"].read()) for each in found]
+
+
+def test_every_decision_rests_on_the_live_model_and_once_an_hour_its_rows_are_kept_to_compare_by(
+    models: Models, agent: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = models.make_live(a_trained_model())
+    assert decide(models, monkeypatch, minute=30)["model_version"] == session_id
+    decision = wiring.decisions().latest(agent.agent_id)
+    assert decision is not None
+    assert (decision.model_version, decision.risk_basis, decision.without_model_because) == (session_id, "model", "")
+    assert decision.risk_note == f"model {session_id}"
+    assert kept_rows(models) == []
+    decide(models, monkeypatch, minute=3)
+    [kept] = kept_rows(models)
+    assert kept["pool_ids"] == ["us-east-1a.m5.large"], "of pools where nothing is held nobody learns what becomes"
+    assert [len(row) for row in kept["rows"]] == [len(kept["features"])]
+
+
+@pytest.mark.parametrize("broken", ["no model is live", "can not be loaded"])
+def test_without_a_model_or_with_one_that_fails_the_rule_decides_and_every_decision_says_so(
+    models: Models, agent: Registration, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    if broken == "can not be loaded":
+        session_id = models.make_live(a_trained_model())
+        for name in models.files(session_id):
+            models.s3.put_object(Bucket=BUCKET, Key=f"sessions/{session_id}/{name}", Body=b"{}")
+        wiring.live_model.cache_clear()
+    told = decide(models, monkeypatch, minute=3)
+    assert told["model_version"] is None
+    decision = wiring.decisions().latest(agent.agent_id)
+    assert decision is not None
+    assert decision.risk_basis == "worst-band"
+    assert decision.without_model_because == told["without_model_because"]
+    assert "NoModelLive" in decision.without_model_because
+    assert "NoModelLive" in decision.risk_note
+    assert kept_rows(models) == []

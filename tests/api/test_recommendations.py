@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from functions.decide_fleet import handler as decide_fleet
 from spot_optimizer import wiring
 from spot_optimizer.control import deciding
 from spot_optimizer.domain import pools_of_interest
 from spot_optimizer.domain.prices import Observation, Source
 from spot_optimizer.domain.stored_decisions import FRESH_FOR, StoredDecision
 from spot_optimizer.domain.writes import Change, Present, Table, Transaction
+from spot_optimizer.errors import ControlPlaneUnavailable
 from tests.api.conftest import Http, Registration
 
 HERE, THERE = "us-east-1a.m5.large", "us-east-1b.m5.large"
@@ -54,7 +57,8 @@ def recommended(agent: Registration, **query: str) -> dict[str, Any]:
 def a_decision(agent: Registration, **changes: Any) -> StoredDecision:
     """What would be decided now, as if it had been on schedule, by a model."""
     row = wiring.records().agent(agent.agent_id)
-    made = deciding.recommend(wiring.deciding_plane(), row, anew=True, without_model_because="none")
+    assert wiring.decisions().latest(agent.agent_id) is None
+    made = deciding.recommend(wiring.deciding_plane(), row, anew=False)
     return replace(made, model_version="ses-1", without_model_because="", **changes)
 
 
@@ -86,8 +90,39 @@ def test_the_stored_decision_is_told_with_its_age_and_its_model(agent: Registrat
     assert (told["model_version"], told["without_model_because"]) == ("ses-1", "")
     assert told["explanation"] == "as it was then"
     assert 350 < told["age_seconds"] < 420
+
+
+def test_asked_anew_what_decides_is_asked_and_what_it_kept_is_told(
+    http: Http, agent: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wiring.decisions().keep([a_decision(agent, explanation="of a minute ago")])
+
+    class Decider:
+        def decide_now(self, agent_id: str) -> datetime:
+            told = decide_fleet.handle({"agent_ids": [agent_id]}, http.context)
+            assert json.loads(json.dumps(told)) == told
+            return datetime.fromisoformat(told["decided_at"])
+
+    monkeypatch.setattr(wiring, "decider", Decider)
     anew = recommended(agent, anew="true")
-    assert (anew["model_version"], anew["age_seconds"] < 10) == (None, True)
+    assert anew["explanation"] != "of a minute ago"
+    assert "NoModelLive" in anew["without_model_because"]
+    kept = wiring.decisions().latest(agent.agent_id)
+    assert kept is not None and kept.explanation == anew["explanation"]
+
+
+def test_asked_anew_of_what_does_not_answer_the_rule_answers_and_says_so(
+    agent: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Decider:
+        def decide_now(self, agent_id: str) -> datetime:
+            raise ControlPlaneUnavailable(f"nothing was decided for {agent_id}")
+
+    monkeypatch.setattr(wiring, "decider", Decider)
+    told = recommended(agent, anew="true")
+    assert told["verdict"] == "switch"
+    assert told["without_model_because"] == f"nothing was decided for {agent.agent_id}"
+    assert told["without_model_because"] in told["risk_note"]
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,11 @@ class FakeFleet:
         agents = (self.records.agent(agent_id) for (agent_id,) in sorted(self.records.rows[Table.AGENTS]))
         return tuple(agent for agent in agents if not agent.lost)
 
-    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+    def interruptions_of_pools(
+        self, pool_ids: Collection[str], since: datetime, *, signal_types: Collection[str] = INTERRUPTING
+    ) -> Mapping[str, tuple[datetime, ...]]:
         found: dict[str, tuple[datetime, ...]] = {}
         for row in self.records.rows[Table.INTERRUPTIONS].values():
-            if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in INTERRUPTING:
+            if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in signal_types:
                 found[row["pool_id"]] = (*found.get(row["pool_id"], ()), row["detected_at"])
         return found

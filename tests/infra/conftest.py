@@ -81,8 +81,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Deploymen
         settings = Settings.from_context(app.node)
         data = DataStack(app, "data", settings=settings)
         workflow = WorkflowStack(app, "workflow", settings=settings, data=data)
-        ModelStack(app, "models", settings=settings, data=data)
-        ApiStack(app, "api", settings=settings, data=data, workflow=workflow)
+        models = ModelStack(app, "models", settings=settings, data=data)
+        ApiStack(app, "api", settings=settings, data=data, workflow=workflow, models=models)
         app.synth()
         return Deployment(
             {

@@ -29,6 +29,7 @@ MODEL_OBJECTS = {
     "ModelApi": {("GetObject", "sessions"), ("PutObject", "sessions"), ("DeleteObject", "sessions")},
     "ActivateModel": {("GetObject", "sessions"), ("DeleteObject", "sessions"), ("GetObject", "scored")},
     "ScoreRisk": {("GetObject", "sessions"), ("PutObject", "scored")},
+    "DecideFleet": {("GetObject", "sessions"), ("PutObject", "scored")},
 }
 
 #: Actions for which AWS knows no narrower resource, or whose resource does not exist before the call.
@@ -255,4 +256,24 @@ def test_the_join_key_never_leaves_kms(dev: Deployment) -> None:
 def test_looking_at_the_fleet_writes_nothing(dev: Deployment) -> None:
     allowed = actions(dev.statements("FleetApiRole"))
     doing = {action for action in allowed if not action.startswith(("logs:", "xray:", "ec2:Describe"))}
-    assert doing == {"dynamodb:GetItem", "dynamodb:Query"}
+    assert doing == {"dynamodb:GetItem", "dynamodb:Query", "lambda:InvokeFunction"}
+    [statement] = statements_for(dev.statements("FleetApiRole"), "lambda:InvokeFunction")
+    assert "DecideFleet" in resources(statement)[0], "what decides may be asked, and nothing else"
+
+
+def test_what_decides_writes_decisions_and_no_more(dev: Deployment) -> None:
+    statements = dev.statements("DecideFleetRole")
+    doing = {action for action in actions(statements) if not action.startswith(("logs:", "xray:", "ec2:Describe"))}
+    assert doing == {
+        "dynamodb:GetItem",
+        "dynamodb:PutItem",
+        "dynamodb:Query",
+        "s3:GetObject",
+        "s3:PutObject",
+        # what Lambda needs to keep an event on which it failed to the end
+        "sqs:GetQueueAttributes",
+        "sqs:GetQueueUrl",
+        "sqs:SendMessage",
+    }
+    [writing] = statements_for(statements, "dynamodb:PutItem")
+    assert all("Decisions" in resource for resource in resources(writing))

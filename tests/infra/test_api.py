@@ -56,6 +56,15 @@ def test_what_is_looked_up_by_name_is_there(dev: Deployment, parameter: str) -> 
 def test_no_function_waits_longer_than_the_gateway(dev: Deployment) -> None:
     for name, function in dev.properties("AWS::Lambda::Function").items():
         if not name.startswith(
-            ("FailOver", "PrepareReplica", "ActivateModel", "ScoreRisk", "CollectPrices", "FillGaps", "SweepOrphans")
+            (
+                "FailOver",
+                "PrepareReplica",
+                "ActivateModel",
+                "ScoreRisk",
+                "DecideFleet",
+                "CollectPrices",
+                "FillGaps",
+                "SweepOrphans",
+            )
         ):
             assert function["Timeout"] < 30

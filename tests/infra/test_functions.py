@@ -108,7 +108,7 @@ def test_only_what_scores_carries_the_ml_layer(dev: Deployment) -> None:
         for function in dev.properties("AWS::Lambda::Function").values()
         if any("MlLayer" in str(layer) for layer in function["Layers"])
     }
-    assert carrying == {"activate_model", "score_risk"}
+    assert carrying == {"activate_model", "decide_fleet", "score_risk"}
 
 
 def test_the_layer_has_the_model_of_every_service_that_an_adapter_talks_to() -> None:

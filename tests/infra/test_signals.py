@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import timedelta
 
 import pytest
 
+from spot_optimizer.domain.stored_decisions import DECIDED_EVERY
 from tests.infra.conftest import Deployment
 
 
@@ -42,18 +45,33 @@ def test_a_signal_is_tried_again_and_then_kept(dev: Deployment) -> None:
     for rule in dev.properties("AWS::Events::Rule").values():
         for target in rule["Targets"]:
             assert target["RetryPolicy"]["MaximumRetryAttempts"] > 0
-            assert target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].startswith("FailuresQueue")
+            assert target["DeadLetterConfig"]["Arn"]["Fn::GetAtt"][0].split("Queue")[0].endswith("Failures")
+
+
+def scheduled(dev: Deployment, every: str) -> dict[str, object]:
+    """Input by the function or state machine that is the target."""
+    targets = [
+        target
+        for rule in dev.properties("AWS::Events::Rule").values()
+        if rule.get("ScheduleExpression") == every
+        for target in rule["Targets"]
+    ]
+    arns = [target["Arn"] for target in targets]
+    names = [arn["Fn::GetAtt"][0] if "Fn::GetAtt" in arn else arn["Ref"] for arn in arns]
+    return {
+        re.split("Function|Machine", name)[0]: json.loads(target["Input"])
+        for name, target in zip(names, targets, strict=True)
+    }
 
 
 def test_prices_are_collected_every_five_minutes_and_gaps_filled_every_fifteen(dev: Deployment) -> None:
-    targets = {
-        rule["ScheduleExpression"]: rule["Targets"][0]
-        for name, rule in dev.properties("AWS::Events::Rule").items()
-        if name.startswith("Prices")
-    }
-    assert targets["rate(5 minutes)"]["Arn"]["Fn::GetAtt"][0].startswith("CollectPrices")
-    assert targets["rate(15 minutes)"]["Arn"]["Ref"].startswith("FillGapsMachine")
-    assert json.loads(targets["rate(15 minutes)"]["Input"]) == {}
+    assert scheduled(dev, "rate(5 minutes)")["CollectPrices"] == {}
+    assert scheduled(dev, "rate(15 minutes)")["FillGaps"] == {}
+
+
+def test_it_is_decided_for_every_agent_as_often_as_prices_are_collected(dev: Deployment) -> None:
+    assert scheduled(dev, "rate(5 minutes)")["DecideFleet"] == {}
+    assert timedelta(minutes=5) == DECIDED_EVERY
 
 
 def test_every_function_that_is_a_target_may_be_invoked_by_its_rule_and_no_other(dev: Deployment) -> None:
@@ -74,16 +92,18 @@ def test_every_function_that_is_a_target_may_be_invoked_by_its_rule_and_no_other
 
 def test_an_event_that_the_starter_failed_on_to_the_end_is_kept(dev: Deployment) -> None:
     configurations = dev.properties("AWS::Lambda::EventInvokeConfig").values()
-    assert len(configurations) == 3
+    assert len(configurations) == 4
     for configuration in configurations:
         assert configuration["MaximumRetryAttempts"] == 2
         [destination, _] = configuration["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"]
-        assert destination.startswith("FailuresQueue")
+        assert destination.split("Queue")[0].endswith("Failures")
 
 
 def test_what_is_kept_is_encrypted_and_refuses_plain_http(dev: Deployment) -> None:
-    [queue] = dev.properties("AWS::SQS::Queue").values()
-    assert queue["SqsManagedSseEnabled"] is True
-    assert queue["MessageRetentionPeriod"] == 14 * 24 * 3600
-    [policy] = dev.properties("AWS::SQS::QueuePolicy").values()
-    assert any(statement["Effect"] == "Deny" for statement in policy["PolicyDocument"]["Statement"])
+    queues, policies = (dev.properties(f"AWS::SQS::{kind}").values() for kind in ("Queue", "QueuePolicy"))
+    assert len(queues) == len(policies)
+    for queue in queues:
+        assert queue["SqsManagedSseEnabled"] is True
+        assert queue["MessageRetentionPeriod"] == 14 * 24 * 3600
+    for policy in policies:
+        assert any(statement["Effect"] == "Deny" for statement in policy["PolicyDocument"]["Statement"])

@@ -43,9 +43,11 @@ def test_an_execution_that_does_not_succeed_calls_a_person(dev: Deployment, metr
 
 
 def test_a_signal_that_reached_nobody_calls_a_person(dev: Deployment) -> None:
-    [alarm] = [alarm for alarm in _alarms(dev) if alarm["Namespace"] == "AWS/SQS"]
-    assert alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
-    assert alarm["Threshold"] == 0
+    alarms = [alarm for alarm in _alarms(dev) if alarm["Namespace"] == "AWS/SQS"]
+    assert len(alarms) == len(dev.resources("AWS::SQS::Queue"))
+    for alarm in alarms:
+        assert alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
+        assert alarm["Threshold"] == 0
 
 
 def test_a_control_plane_that_died_silently_calls_a_person(dev: Deployment) -> None:
@@ -54,8 +56,9 @@ def test_a_control_plane_that_died_silently_calls_a_person(dev: Deployment) -> N
     assert alarm["TreatMissingData"] == "breaching"
 
 
-def test_a_collector_that_stands_still_calls_a_person(dev: Deployment) -> None:
-    [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "PriceCollections"]
+@pytest.mark.parametrize("metric", ["PriceCollections", "FleetDecisions"])
+def test_a_schedule_that_stands_still_calls_a_person(dev: Deployment, metric: str) -> None:
+    [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == metric]
     assert alarm["Namespace"] == "SpotOptimizer"
     assert (alarm["Threshold"], alarm["EvaluationPeriods"], alarm["Period"]) == (1, 15, 60)
     assert (alarm["ComparisonOperator"], alarm["TreatMissingData"]) == ("LessThanThreshold", "breaching")

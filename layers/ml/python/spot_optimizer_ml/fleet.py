@@ -77,6 +77,7 @@ class FleetDecisions:
         verdict: (agents,); index into `VERDICTS`.
         reason: (agents,); index into `REASONS`.
         target: (agents,); column.
+        best: (agents,); column of the cheapest allowed offer elsewhere, `NO_COLUMN` where there is none to compare.
         standby: (agents,); column, `NO_COLUMN` where no standby pays.
         saving_usd_per_hour: (agents,).
         saving: (agents,); share of the current expected cost.
@@ -87,6 +88,7 @@ class FleetDecisions:
     verdict: NDArray[np.int8]
     reason: NDArray[np.int8]
     target: Columns
+    best: Columns
     standby: Columns
     saving_usd_per_hour: Floats
     saving: Floats
@@ -155,6 +157,7 @@ def decide_all(fleet: Fleet, rules: DecisionRules) -> FleetDecisions:
         verdict=verdict,
         reason=reason,
         target=target,
+        best=np.where(comparable, best, NO_COLUMN),
         standby=standby_there,
         saving_usd_per_hour=saving,
         saving=np.divide(saving, current_usd, out=np.zeros_like(saving), where=known & (current_usd != 0)),

@@ -127,6 +127,11 @@ class Config:
         return self._required("FAIL_OVER_FUNCTION")
 
     @property
+    def decide_fleet_function(self) -> str:
+        """Name of the function that decides for agents."""
+        return self._required("DECIDE_FLEET_FUNCTION")
+
+    @property
     def api_url_parameter(self) -> str:
         """SSM parameter that holds the public URL of the API."""
         return self._required("API_URL_PARAMETER")

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
-from spot_optimizer.domain.catalogue import InstanceKind
+from spot_optimizer.domain.catalogue import INTERRUPTING, InstanceKind
 from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.gaps import Inferred
 from spot_optimizer.domain.model_comparison import Outcome
@@ -96,10 +96,12 @@ class Fleet(Protocol):
         """Every agent that is not lost."""
         ...
 
-    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+    def interruptions_of_pools(
+        self, pool_ids: Collection[str], since: datetime, *, signal_types: Collection[str] = INTERRUPTING
+    ) -> Mapping[str, tuple[datetime, ...]]:
         """When each of the pools took an instance of ours back, or said that it may, at or after `since`.
 
-        A pool that did not is absent.
+        A pool that did not is absent; `signal_types` are what counts as such.
         """
         ...
 
@@ -430,10 +432,27 @@ class Decisions(Protocol):
         """The last decision for an agent."""
         ...
 
+    def made_at(self, agent_id: str, decided_at: datetime) -> StoredDecision | None:
+        """One decision, read consistently."""
+        ...
+
     def keep(self, decisions: Sequence[StoredDecision]) -> int:
         """Keep decisions; one that can not be kept holds up no other.
 
         Returns:
             How many could not be kept; the next decision for their agents makes up for it.
+        """
+        ...
+
+
+class Decider(Protocol):
+    """What decides with a model, asked for one agent."""
+
+    def decide_now(self, agent_id: str) -> datetime:
+        """Have it decided; under which moment the decision is kept.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: No answer came in time, or it failed.
         """
         ...

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.allowances import TaggedResources
     from spot_optimizer.adapters.clients import DynamoClients
     from spot_optimizer.adapters.database import Database
+    from spot_optimizer.adapters.decider import LambdaDecider
     from spot_optimizer.adapters.decisions import DynamoDecisions
     from spot_optimizer.adapters.fleet import DynamoFleet
     from spot_optimizer.adapters.history import DynamoHistory
@@ -34,9 +35,20 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.snapshot_objects import S3SnapshotObjects
     from spot_optimizer.adapters.workflows import StepFunctionsActivations
     from spot_optimizer.control.deciding import DecidingPlane
+    from spot_optimizer.control.live_model import LiveModel
     from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
-    from spot_optimizer.ports import Compute, Filling, Fleet, Joining, PriceHistory, PriceList, Records, Workflows
+    from spot_optimizer.ports import (
+        Compute,
+        Filling,
+        Fleet,
+        Joining,
+        LoadModel,
+        PriceHistory,
+        PriceList,
+        Records,
+        Workflows,
+    )
 
 logger = Logger(service="spot-optimizer")
 
@@ -366,12 +378,39 @@ def model_plane() -> ModelPlane:
 
 
 @lru_cache
+def live_model(load: LoadModel) -> LiveModel:
+    """What this process serves.
+
+    Args:
+        load: Makes a model of its files; only functions that carry the layer which scores have one.
+    """
+    from spot_optimizer.control import model_activation
+    from spot_optimizer.control.live_model import LiveModel
+
+    return LiveModel(
+        models(),
+        read=lambda session_id: model_activation.load_model(model_plane(), session_id, load=load),
+        clock=clock,
+        warn=logger.warning,
+    )
+
+
+@lru_cache
 def decisions() -> DynamoDecisions:
     """What was decided for agents."""
     from spot_optimizer.adapters.decisions import DynamoDecisions
 
     config = settings()
     return DynamoDecisions(_database(), table_name=lambda: config.decisions_table)
+
+
+@lru_cache
+def decider() -> LambdaDecider:
+    """What decides with a model, asked for one agent."""
+    from spot_optimizer.adapters.decider import LambdaDecider
+
+    config = settings()
+    return LambdaDecider(_clients(), function_name=lambda: config.decide_fleet_function)
 
 
 class _WiredDecidingPlane(_WiredPlane):
@@ -388,6 +427,10 @@ class _WiredDecidingPlane(_WiredPlane):
     @property
     def decisions(self) -> DynamoDecisions:
         return decisions()
+
+    @property
+    def decider(self) -> LambdaDecider:
+        return decider()
 
 
 @lru_cache

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -108,6 +108,10 @@ class DynamoDecisions:
     def latest(self, agent_id: str) -> StoredDecision | None:
         """The last decision for an agent; may lag behind."""
         return self._decisions.last(agent_id)
+
+    def made_at(self, agent_id: str, decided_at: datetime) -> StoredDecision | None:
+        """One decision, read consistently."""
+        return self._decisions.get(agent_id, decided_at.astimezone(UTC).isoformat(timespec="microseconds"))
 
     def keep(self, decisions: Sequence[StoredDecision]) -> int:
         """Keep decisions; one that can not be kept holds up no other.

@@ -41,14 +41,16 @@ class DynamoFleet:
         """Every agent that is not lost."""
         return tuple(agent for agent in self._agents.query_index(LISTING_INDEX, LISTING) if not agent.lost)
 
-    def interruptions_of_pools(self, pool_ids: Collection[str], since: datetime) -> Mapping[str, tuple[datetime, ...]]:
+    def interruptions_of_pools(
+        self, pool_ids: Collection[str], since: datetime, *, signal_types: Collection[str] = INTERRUPTING
+    ) -> Mapping[str, tuple[datetime, ...]]:
         """When each of the pools took an instance of ours back, or said that it may, at or after `since`."""
         path = self._interruptions.path("detected_at")
         found = {
             pool_id: tuple(
                 event.detected_at
                 for event in self._interruptions.query_index(POOL_INDEX, pool_id, path >= since)
-                if event.signal_type in INTERRUPTING
+                if event.signal_type in signal_types
             )
             for pool_id in pool_ids
         }

@@ -25,6 +25,8 @@ CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
 EC2_READ_SECONDS = 15.0
 """CreateFleet of type instant answers only when the instance is launched."""
+DECISION_SECONDS = 10.0
+"""A decision by a process that has yet to start and to load its model."""
 PRICE_LIST_REGION = "us-east-1"
 """The Price List has an endpoint in three regions alone, each of which tells the prices of all
 (docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html)."""
@@ -123,6 +125,11 @@ class Clients:
     def functions(self) -> LambdaClient:
         """Lambda."""
         return cast("LambdaClient", self._client("lambda"))
+
+    @cached_property
+    def deciding(self) -> LambdaClient:
+        """Lambda, for a decision that is waited for; somebody waits for who waits, so it is asked once."""
+        return cast("LambdaClient", self._client("lambda", read_seconds=DECISION_SECONDS, attempts=1))
 
     @cached_property
     def kms(self) -> Any:

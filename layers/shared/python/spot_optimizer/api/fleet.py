@@ -22,7 +22,7 @@ Until = Annotated[Moment | None, Query(description="Only what happened before th
 AgentFilter = Annotated[str | None, Query(min_length=1, max_length=64, description="Only of this agent.")]
 ClientFilter = Annotated[str | None, Query(min_length=1, max_length=40, description="Only of this client.")]
 PoolFilter = Annotated[str | None, Query(pattern=r"^[a-z0-9-]{5,40}\.[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
-Anew = Annotated[bool, Query(description="Decide now, whatever was decided before.")]
+Anew = Annotated[bool, Query(description="Decide now, with the model if one is live, whatever was decided before.")]
 WordFilter = Annotated[str | None, Query(min_length=1, max_length=40)]
 
 

@@ -6,27 +6,36 @@ pools' own history and the advisor band stand in, and the decision says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import batched
 from typing import Protocol
 
-from spot_optimizer.domain import catalogue, decisions, offers
+from spot_optimizer.domain import catalogue, decisions, offers, risk
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.catalogue import InstanceKind
-from spot_optimizer.domain.decisions import DecisionRules, Offer, Situation
-from spot_optimizer.domain.offers import SeenPrice
-from spot_optimizer.domain.pools import Pool
+from spot_optimizer.domain.decisions import DecisionRules, Situation
+from spot_optimizer.domain.offers import PoolPast, SeenPrice, Standing, pool_past
+from spot_optimizer.domain.pools import Lifecycle, Pool
+from spot_optimizer.domain.prices import bucket_of
+from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.stored_decisions import StoredDecision, as_stored
-from spot_optimizer.errors import AgentLost, InstanceUnknown, ReplicaUnknown
-from spot_optimizer.ports import Compute, Decisions, Fleet, PriceHistory, Prices, Records
+from spot_optimizer.errors import AgentLost, InstanceUnknown, ReplicaUnknown, Transient
+from spot_optimizer.ports import Compute, Decider, Decisions, Fleet, PriceHistory, Prices, Records
 
 READERS = 8
-"""Agents that are read at a time."""
+"""Agents, or pools, that are read at a time."""
+
+_PRICES_AGO = (timedelta(hours=24), timedelta(hours=1))
+"""How old the prices are that a model compares the present one with."""
+
+_BUCKETS_LOOKED_THROUGH = 12
+"""A price that nobody confirmed for an hour counts as unknown to a model."""
 
 _TYPES_AT_ONCE = 100
 """Of instance types that EC2 is asked about; it takes 200 values of a filter."""
@@ -65,28 +74,14 @@ class DecidingPlane(Protocol):
         """What was decided."""
         ...
 
+    @property
+    def decider(self) -> Decider:
+        """What decides with a model."""
+        ...
+
     def clock(self) -> datetime:
         """The time, with its zone."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """One agent, as it is decided for.
-
-    Attributes:
-        agent: Its row.
-        situation: How it stands.
-        offers: What it can be offered, by rising id; agents of the same zones and types share the tuple.
-        launched_at: Since when its primary's instance runs.
-        rules: What is decided by.
-    """
-
-    agent: Agent
-    situation: Situation
-    offers: tuple[Offer, ...]
-    launched_at: datetime
-    rules: DecisionRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +91,13 @@ class Gathered:
     Attributes:
         now: Nothing that was known only later is in it.
         standings: One per agent.
+        seen: The spot price in force, by pool id.
         on_demand: USD/hour by instance type, where it is known.
     """
 
     now: datetime
     standings: tuple[Standing, ...]
+    seen: Mapping[str, SeenPrice]
     on_demand: Mapping[str, Decimal]
 
 
@@ -124,7 +121,7 @@ def gather(plane: DecidingPlane, agents: Sequence[Agent]) -> Gathered:
         if pool.on_demand_usd_per_hour is not None
     }
     interruptions = plane.fleet.interruptions_of_pools(pool_ids, plane.clock() - catalogue.LOOKBACK)
-    read = _read_each(plane, agents)
+    read = _at_once(lambda agent: _read(plane, agent), agents)
     # Only now, so that everything that was read was known by then.
     now = plane.clock()
     seen = {
@@ -154,29 +151,63 @@ def gather(plane: DecidingPlane, agents: Sequence[Agent]) -> Gathered:
         standings.append(
             Standing(agent=agent, situation=situation, offers=offered, launched_at=launched_at, rules=rules)
         )
-    return Gathered(now, tuple(standings), on_demand)
+    return Gathered(now, tuple(standings), seen, on_demand)
+
+
+def pool_pasts(plane: DecidingPlane, gathered: Gathered) -> tuple[PoolPast, ...]:
+    """What a risk model may know of the pools in which the agents run, or could.
+
+    What was inferred of prices is left out: a live decision rests on what somebody saw.
+
+    Raises:
+        Transient: Something could not be found out.
+    """
+    now = gathered.now
+    pool_ids = sorted({offer.offer_id.pool_id for one in gathered.standings for offer in one.offers})
+    interruptions = plane.fleet.interruptions_of_pools(
+        pool_ids, now - catalogue.LOOKBACK, signal_types=(SignalType.TERMINATION_NOTICE,)
+    )
+    running = defaultdict(list)
+    for one in gathered.standings:
+        if one.situation.current.lifecycle is Lifecycle.SPOT:
+            running[one.situation.current.pool_id].append(one.launched_at)
+
+    def past(pool_id: str) -> PoolPast:
+        seen = gathered.seen.get(pool_id)
+        earlier = [
+            SeenPrice(row.usd_per_hour, row.observed_at, row.source.confidence)
+            for ago in _PRICES_AGO
+            for row in plane.prices.measured(pool_id, _buckets_before(now - ago))[-1:]
+        ]
+        return pool_past(
+            pool_id,
+            running_since=running[pool_id],
+            interruptions=interruptions.get(pool_id, ()),
+            prices=[*earlier, *([seen] if seen is not None else [])],
+            on_demand_usd_per_hour=gathered.on_demand.get(Pool.parse(pool_id).instance_type),
+        )
+
+    return tuple(_at_once(past, pool_ids))
 
 
 def decide_by_rule(standing: Standing, *, now: datetime, without_model_because: str) -> StoredDecision:
     """Decide for one agent without a model."""
-    decision = decisions.decide(standing.situation, standing.offers, standing.rules, now=now)
+    offered = tuple(replace(offer, risk=risk.doubted(offer.risk, without_model_because)) for offer in standing.offers)
+    decision = decisions.decide(standing.situation, offered, standing.rules, now=now)
     return as_stored(
         decision,
-        standing.offers,
+        offered,
         agent=standing.agent,
         model_version=None,
         without_model_because=without_model_because,
     )
 
 
-def recommend(plane: DecidingPlane, agent: Agent, *, anew: bool, without_model_because: str) -> StoredDecision:
-    """What is recommended for an agent now: the last decision while it may be acted upon, else a new one by the rule.
+def recommend(plane: DecidingPlane, agent: Agent, *, anew: bool) -> StoredDecision:
+    """What is recommended for an agent now.
 
-    Args:
-        plane: Ports.
-        agent: Its row.
-        anew: Decide anew in any case.
-        without_model_because: Why no model is asked for a new one.
+    The last decision while it may be acted upon; asked anew, one that is made now with the model. Where neither is to
+    be had, the rule decides here and now, so that there is always an answer.
 
     Raises:
         AgentLost: There is nothing to run.
@@ -184,11 +215,29 @@ def recommend(plane: DecidingPlane, agent: Agent, *, anew: bool, without_model_b
     """
     if agent.lost:
         raise AgentLost(f"every copy of {agent.agent_id} is gone; there is nothing to be moved")
-    latest = None if anew else plane.decisions.latest(agent.agent_id)
-    if latest is not None and not latest.stale_because(agent, now=plane.clock()):
-        return latest
+    because = "no decision with one is fresh, and none was asked for anew"
+    if anew:
+        try:
+            known = plane.decisions.made_at(agent.agent_id, plane.decider.decide_now(agent.agent_id))
+        except Transient as failure:
+            known, because = None, str(failure)
+    else:
+        known = plane.decisions.latest(agent.agent_id)
+    if known is not None and not known.stale_because(agent, now=plane.clock()):
+        return known
     gathered = gather(plane, (agent,))
-    return decide_by_rule(gathered.standings[0], now=gathered.now, without_model_because=without_model_because)
+    return decide_by_rule(gathered.standings[0], now=gathered.now, without_model_because=because)
+
+
+def agents_named(plane: DecidingPlane, agent_ids: Sequence[str] | None) -> tuple[Agent, ...]:
+    """The agents that are asked for, or all; without those that are lost.
+
+    Raises:
+        AgentUnknown: One does not exist.
+    """
+    if agent_ids is None:
+        return plane.fleet.agents_with_primary()
+    return tuple(agent for agent in map(plane.records.agent, agent_ids) if not agent.lost)
 
 
 def _places(agent: Agent, in_zone: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -203,13 +252,18 @@ def _kinds(plane: DecidingPlane, instance_types: Iterable[str]) -> dict[str, Ins
     return found
 
 
-def _read_each(plane: DecidingPlane, agents: Sequence[Agent]) -> list[tuple[Situation, DecisionRules, datetime]]:
-    if not agents:
+def _buckets_before(moment: datetime) -> range:
+    last = bucket_of(moment)
+    return range(last - _BUCKETS_LOOKED_THROUGH, last)
+
+
+def _at_once[I, O](ask: Callable[[I], O], items: Sequence[I]) -> list[O]:
+    """Ask about many items, some at a time. The first alone: connections are made on first use, by one thread."""
+    if not items:
         return []
-    # The first alone: connections are made on first use, and not by several threads at once.
-    first = _read(plane, agents[0])
+    first = ask(items[0])
     with ThreadPoolExecutor(max_workers=READERS) as readers:
-        return [first, *readers.map(lambda agent: _read(plane, agent), agents[1:])]
+        return [first, *readers.map(ask, items[1:])]
 
 
 def _read(plane: DecidingPlane, agent: Agent) -> tuple[Situation, DecisionRules, datetime]:

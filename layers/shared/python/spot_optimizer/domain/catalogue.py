@@ -228,4 +228,5 @@ def events(times: Iterable[datetime]) -> tuple[datetime, ...]:
 def _risk(happened: Sequence[datetime], *, now: datetime) -> Risk:
     # Events do not tell since when an instance was held; an hour each keeps the rate on the safe side.
     history = [Held(since=at - timedelta(hours=1), until=at, interrupted=True) for at in happened]
-    return risk.assess(None, risk.recent_exposure(history, now=now), now=now)
+    exposure = risk.recent_exposure(history, now=now)
+    return risk.assess(None, exposure, now=now, no_model_because=risk.NOT_ASKED)

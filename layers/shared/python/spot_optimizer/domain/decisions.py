@@ -291,10 +291,20 @@ def decide(situation: Situation, offers: Sequence[Offer], rules: DecisionRules, 
         saving_usd_per_hour=saving.quantize(_TICK),
         saving=share.quantize(_TICK),
         risk=here.risk,
-        confidence=min(min(_price_confidence(offer, now), offer.risk.basis.confidence) for offer in weighed),
+        confidence=min(min(price_confidence(offer, now), offer.risk.basis.confidence) for offer in weighed),
         ranking=ranking,
         without_price=without_price,
-        explanation=_explain(reason, current, target, saving, standby_pool_id, rules),
+        explanation=explain(
+            reason,
+            here=situation.current,
+            here_usd_per_hour=None if current is None else current.expected_usd_per_hour,
+            best=None if target is None else target.offer_id,
+            best_usd_per_hour=Decimal(0) if target is None else target.expected_usd_per_hour,
+            saving_usd_per_hour=saving,
+            standby_pool_id=standby_pool_id,
+            rules=rules,
+            risk_note=here.risk.note,
+        ),
         situation=situation,
         rules=rules,
         decided_at=now,
@@ -371,34 +381,56 @@ def _reason(
     return Reason.SAVES_ENOUGH
 
 
-def _price_confidence(offer: Offer, now: datetime) -> Decimal:
+def price_confidence(offer: Offer, now: datetime) -> Decimal:
     """That of the price's source, halved where the price should have been confirmed since."""
     if offer.price_seen_at is None or now - offer.price_seen_at > PRICE_IS_STALE_AFTER:
         return offer.price_confidence / 2
     return offer.price_confidence
 
 
-def _explain(
+def explain(
     reason: Reason,
-    current: Costing | None,
-    target: Costing | None,
-    saving: Decimal,
+    *,
+    here: OfferId,
+    here_usd_per_hour: Decimal | None,
+    best: OfferId | None,
+    best_usd_per_hour: Decimal,
+    saving_usd_per_hour: Decimal,
     standby_pool_id: str | None,
     rules: DecisionRules,
+    risk_note: str,
 ) -> str:
-    if current is None:
+    """Say for people why something was decided.
+
+    Args:
+        reason: Why.
+        here: Where the workload runs, and what that is expected to cost; None without a price.
+        here_usd_per_hour: See `here`.
+        best: The cheapest allowed offer elsewhere, and what that is expected to cost.
+        best_usd_per_hour: See `best`.
+        saving_usd_per_hour: Of the one against the other.
+        standby_pool_id: Where a standby pays.
+        rules: By which it was decided.
+        risk_note: What the risk of the current place was concluded from.
+    """
+    if here_usd_per_hour is None:
         return "no price is known for where the workload runs, so nothing can be compared with it"
-    best = f"{target.offer_id}, at {_usd(target.expected_usd_per_hour)} expected," if target is not None else ""
-    here = f"{current.offer_id} at {_usd(current.expected_usd_per_hour)} expected"
-    said = {
-        Reason.CHEAPEST: f"nothing allowed is cheaper than {here}",
-        Reason.SAVES_ENOUGH: f"{best} saves {_usd(saving)} against {here}",
-        Reason.SAVES_TOO_LITTLE: f"{best} saves {_usd(saving)}, less than {rules.minimum_saving:.1%} of {here}",
-        Reason.PAYS_BACK_TOO_LATE: f"{best} saves {_usd(saving)}, too little to earn a switch within {rules.payback}",
-        Reason.STAYED_TOO_SHORTLY: f"{best} saves {_usd(saving)}, but the last switch is less than {rules.dwell} ago",
-        Reason.STANDBY_PAYS: f"at {here} a standby in {standby_pool_id} costs less than what it averts",
-    }
-    return f"{said[reason]}; {current.offer_id}: {current.risk.note}"
+    place = f"{here} at {_usd(here_usd_per_hour)} expected"
+    saves = f"{best}, at {_usd(best_usd_per_hour)} expected, saves {_usd(saving_usd_per_hour)}"
+    match reason:
+        case Reason.SAVES_ENOUGH:
+            said = f"{saves} against {place}"
+        case Reason.SAVES_TOO_LITTLE:
+            said = f"{saves}, less than {rules.minimum_saving:.1%} of {place}"
+        case Reason.PAYS_BACK_TOO_LATE:
+            said = f"{saves}, too little to earn a switch within {rules.payback}"
+        case Reason.STAYED_TOO_SHORTLY:
+            said = f"{saves}, but the last switch is less than {rules.dwell} ago"
+        case Reason.STANDBY_PAYS:
+            said = f"at {place} a standby in {standby_pool_id} costs less than what it averts"
+        case _:
+            said = f"nothing allowed is cheaper than {place}"
+    return f"{said}; {here}: {risk_note}"
 
 
 def _usd(per_hour: Decimal) -> str:

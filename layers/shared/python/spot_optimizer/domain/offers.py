@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
-from spot_optimizer.domain import risk
+from spot_optimizer.domain import catalogue, risk
 from spot_optimizer.domain.agents import Agent, Heartbeat
 from spot_optimizer.domain.catalogue import Candidate
 from spot_optimizer.domain.decisions import (
@@ -21,6 +21,7 @@ from spot_optimizer.domain.decisions import (
 )
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.risk import Held, Risk
 
 HANDOVER_SECONDS = 1.16
 """Gap that a client saw in a handover to a ready standby (`make demo`)."""
@@ -56,6 +57,70 @@ class SeenPrice:
     usd_per_hour: Decimal
     seen_at: datetime
     confidence: Decimal = _CERTAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One agent, as it is decided for.
+
+    Attributes:
+        agent: Its row.
+        situation: How it stands.
+        offers: What it can be offered, by rising id; agents of the same zones and types share the tuple.
+        launched_at: Since when its primary's instance runs.
+        rules: What is decided by.
+    """
+
+    agent: Agent
+    situation: Situation
+    offers: tuple[Offer, ...]
+    launched_at: datetime
+    rules: DecisionRules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPast:
+    """What a risk model may know of a pool.
+
+    Attributes:
+        held: Instances of ours: primaries that run there, and an hour before each interruption, by rising start.
+        price_shares: (since when, spot price over on-demand price), by rising time; empty where either is unknown.
+    """
+
+    pool_id: str
+    held: tuple[Held, ...]
+    price_shares: tuple[tuple[datetime, float], ...]
+
+
+def pool_past(
+    pool_id: str,
+    *,
+    running_since: Iterable[datetime],
+    interruptions: Iterable[datetime],
+    prices: Iterable[SeenPrice],
+    on_demand_usd_per_hour: Decimal | None,
+) -> PoolPast:
+    """Put together what a risk model may know of a pool.
+
+    Args:
+        pool_id: The pool.
+        running_since: Since when instances of ours run there.
+        interruptions: When AWS took instances of ours back; several signals of one event count once.
+        prices: What was seen, in any order.
+        on_demand_usd_per_hour: Of its type.
+    """
+    lost = [Held(at - timedelta(hours=1), at, interrupted=True) for at in catalogue.events(interruptions)]
+    running = [Held(since, None, interrupted=False) for since in running_since]
+    shares = [
+        (price.seen_at, float(price.usd_per_hour / on_demand_usd_per_hour))
+        for price in prices
+        if on_demand_usd_per_hour
+    ]
+    return PoolPast(
+        pool_id=pool_id,
+        held=tuple(sorted((*lost, *running), key=lambda held: held.since)),
+        price_shares=tuple(sorted(shares)),
+    )
 
 
 def offers(
@@ -111,7 +176,7 @@ def with_current(offered: tuple[Offer, ...], current: OfferId, *, now: datetime)
         offer_id=current,
         usd_per_hour=None,
         price_seen_at=None,
-        risk=risk.on_demand_risk(now) if on_demand else risk.assess(None, risk.Exposure(), now=now),
+        risk=risk.on_demand_risk(now) if on_demand else _unknown_risk(now),
         excluded_because="the agent's subnets and instance types do not lead there any more",
     )
     return tuple(sorted((*offered, here), key=lambda offer: offer.offer_id))
@@ -173,6 +238,10 @@ def failover_cost(heartbeat: Heartbeat | None, policy: StandbyPolicy) -> Failove
         overlap_seconds=_seconds(BOOT_SECONDS + transfer_seconds),
         transfer_usd=(state_bytes * USD_PER_TRANSFERRED_BYTE).quantize(Decimal("0.000001")),
     )
+
+
+def _unknown_risk(now: datetime) -> Risk:
+    return risk.assess(None, risk.Exposure(), now=now, no_model_because=risk.NOT_ASKED)
 
 
 def _seconds(seconds: float) -> Decimal:

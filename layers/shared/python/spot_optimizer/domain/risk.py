@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -39,6 +39,8 @@ MODEL_FEATURES = (
     "advisor_band",
 )
 """What can be computed for a model to look at, in this order; `spot_optimizer_ml.features` does it."""
+
+NOT_ASKED = "no model was asked"
 
 _HOURS_PER_MONTH = 720
 _HOUR = timedelta(hours=1)
@@ -217,8 +219,8 @@ def assess(
         model: The model's answer, if there is one; one that cannot be right is set aside, and said so.
         no_model_because: Why there is none.
     """
-    doubt = _doubt(model, now) if model is not None else no_model_because
-    if model is not None and not doubt:
+    doubted_because = doubt(model, now) if model is not None else no_model_because
+    if model is not None and not doubted_because:
         within_1h, within_6h = (Decimal(p).quantize(_DECIMALS) for p in (model.within_1h, model.within_6h))
         return Risk(within_1h, max(within_1h, within_6h), RiskBasis.MODEL, now, f"model {model.version}")
     assumed = AdvisorBand.OVER_20_PERCENT if band is None else band
@@ -231,7 +233,7 @@ def assess(
         evidence = "no instance of ours was held there"
     named = f"advisor band {assumed.value}" if band is not None else "no advisor band, the worst assumed"
     within_1h, within_6h = (probability_within(hours, interruptions_per_hour=rate) for hours in (1, 6))
-    return Risk(within_1h, within_6h, basis, now, f"{evidence}; {named}; {doubt}")
+    return Risk(within_1h, within_6h, basis, now, f"{evidence}; {named}; {doubted_because}")
 
 
 def on_demand_risk(now: datetime) -> Risk:
@@ -239,7 +241,12 @@ def on_demand_risk(now: datetime) -> Risk:
     return Risk(Decimal(0), Decimal(0), RiskBasis.ON_DEMAND, now, "on-demand is not interrupted")
 
 
-def _doubt(answer: ModelAnswer, now: datetime) -> str:
+def doubted(known: Risk, because: str) -> Risk:
+    """A risk for which no model was asked, saying why a model's answer does not stand in its place."""
+    return replace(known, note=known.note.replace(NOT_ASKED, because))
+
+
+def doubt(answer: ModelAnswer, now: datetime) -> str:
     """Why an answer cannot be right; empty if it can."""
     if answer.features_as_of > now:
         return f"model {answer.version} looked at {answer.features_as_of.isoformat()}, which is yet to come"

@@ -24,6 +24,14 @@ KEPT_FOR = timedelta(days=30)
 _TICK = Decimal("0.000001")
 
 
+def is_sampled(now: datetime) -> bool:
+    """Whether what a model was asked now is kept to compare models by: one schedule of each hour.
+
+    Instances are held for hours, and the models are compared on some thousand rows: closer ones would be alike.
+    """
+    return timedelta(minutes=now.minute, seconds=now.second) < DECIDED_EVERY
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeighedOffer:
     """One offer as it was weighed.
