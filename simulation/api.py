@@ -33,7 +33,6 @@ from spot_optimizer.errors import (
     ControlPlaneUnavailable,
     OutcomeUnknown,
     ReplicaFailed,
-    ReplicaUnknown,
     StaleEpoch,
 )
 
@@ -296,16 +295,7 @@ def operator_promotes(plane: Plane, agent_id: str) -> None:
 def operator_terminates_replica(plane: Plane, agent_id: str) -> None:
     agent = plane.records.agent(agent_id)
     if agent.active_replica_id is not None:
-        try:
-            replication.end_replica(
-                plane,
-                agent_id,
-                agent.active_replica_id,
-                state=replicas.ReplicaState.TERMINATED,
-                reason="an operator asked",
-            )
-        except ReplicaUnknown:
-            return
+        replication.terminate_replica(plane, agent_id, agent.active_replica_id, reason="an operator asked")
 
 
 def complete_snapshot(

@@ -13,6 +13,7 @@ HAPPENINGS = (
     "death",
     "shut-down",
     "rebalance",
+    "sweep-again",
     "operator-promote",
     "operator-create",
     "operator-pause",

@@ -154,6 +154,8 @@ PORTS = (
     "commit report unready",
     "commit create replica",
     "commit end replica",
+    "commit give up launch",
+    "commit decline handover",
     "commit begin launch",
     "commit end launch",
     "commit join",
@@ -177,9 +179,11 @@ TRANSACTIONS = (
     "claim",
     "conclude interruption",
     "create replica",
+    "decline handover",
     "end launch",
     "end replica",
     "fall back",
+    "give up launch",
     "join",
     "mark lost",
     "open handover",
@@ -207,6 +211,7 @@ RIVALS = (
     "operator-create",
     "operator-terminate",
     "sweep",
+    "shut-down",
 )
 RACES = (
     ("abort handover", ""),
@@ -219,6 +224,8 @@ RACES = (
     ("create replica", "operator-create"),
     ("create replica", "twin"),
     ("create replica", "death"),
+    ("decline handover", "abort"),
+    ("decline handover", "twin"),
     ("end launch", "operator-terminate"),
     ("end launch", "twin"),
     ("end replica", "operator-promote"),
@@ -227,6 +234,8 @@ RACES = (
     ("fall back", "operator-create"),
     ("fall back", "retake"),
     ("fall back", "twin"),
+    ("give up launch", "notice"),
+    ("give up launch", "twin"),
     ("join", "operator-terminate"),
     ("join", "twin"),
     ("mark lost", "operator-create"),
@@ -549,17 +558,45 @@ def _release_held(chance: Random, seed: int) -> Plan:
 
 
 def _release_held_beyond_a_claim(chance: Random, seed: int) -> Plan:
-    """The same, until the failover has given up, and left its handover to the standby of a dead primary."""
-    at = chance.uniform(1.0, 4.0)
+    """The same, until the failover has begun, behind a primary that was alive when it was asked, and has failed: not
+    the first attempt of its epoch, or the first of the second epoch.
+    """
+    is_second_epoch = seed % 200 >= 100
+    at = 9.0 if is_second_epoch else 1.0
+    released_at = at + chance.uniform(44.0, 58.0)
     faults = (
-        Fault("rebalance", at, "primary"),
-        Fault("lose", 20.0, "commit", 150.0),
-        Fault("lose", 20.0, "silent", 150.0),
-        _held("release replica", chance.uniform(15.0, 29.0), "shut-down"),
-        Fault("strike-kill", 0.0, "AwaitServing:"),
-        Fault("strike-kill", 0.0, "AwaitServing:"),
+        Fault("operator-promote", at),
+        Fault("rebalance", at + 3.0, "primary"),
+        # Not before the standby is ready.
+        Fault("throttle", at, "commit release replica", released_at - at - 0.1),
+        Fault("sweep-again", released_at),
+        Fault("strike-pause", released_at, "*:commit release replica", chance.uniform(10.0, 20.0), rival="shut-down"),
+        Fault("lose", released_at, "silent", 40.0),
+        Fault("strike-kill", released_at, "SelectStandby:"),
     )
-    return Plan(seed, False, faults, at + 170.0)
+    return Plan(seed, is_second_epoch, faults, released_at + 70.0)
+
+
+def _decline_held_beyond_its_handover(chance: Random, seed: int) -> Plan:
+    """A standby that holds nothing declines; meanwhile that handover is aborted, and the next one may be opened."""
+    at = chance.uniform(4.0, 9.0)
+    faults = (
+        Fault("lose", 0.0, "generation", 90.0),
+        Fault("shut-down", at, "primary"),
+        _held("decline handover", chance.choice((chance.uniform(0.02, 0.4), chance.uniform(0.4, 6.0))), "abort"),
+    )
+    return Plan(seed, True, faults, at + 60.0)
+
+
+def _launch_given_up_as_it_joins(chance: Random, seed: int) -> Plan:
+    """Nobody can wait for the instance, so its replica is given up, which it joins as in this very moment."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (
+        Fault("throttle", at, "commit store task token", 60.0),
+        Fault("operator-create", at),
+        _held("give up launch", chance.uniform(10.0, 50.0)),
+    )
+    return Plan(seed, False, faults, at + 70.0)
 
 
 def _two_create(chance: Random, seed: int) -> Plan:
@@ -644,7 +681,7 @@ def _failure_not_recorded(chance: Random, seed: int) -> Plan:
     at = chance.uniform(2.0, 6.0)
     faults = (
         Fault("capacity", at - 1.0, "*", 360.0),
-        Fault("throttle", at - 1.0, "commit end replica", 360.0),
+        Fault("throttle", at - 1.0, "commit give up launch", 360.0),
         Fault("operator-create", at),
     )
     return Plan(seed, False, faults, at + 360.0)
@@ -714,10 +751,57 @@ def _two_sweep(chance: Random, seed: int) -> Plan:
     """Two sweeps for orphans look at the same things."""
     faults = (
         Fault("orphan", chance.uniform(1.0, 9.0), chance.choice(("1", "2", "3"))),
-        Fault("strike-pause", 0.0, "*:commit report orphans", chance.uniform(0.5, 9.0), nth=chance.choice((1, 2, 3)), rival="twin"),
+        Fault(
+            "strike-pause",
+            0.0,
+            "*:commit report orphans",
+            chance.uniform(0.5, 9.0),
+            nth=chance.choice((1, 2, 3)),
+            rival="twin",
+        ),
         Fault("strike-pause", 0.0, "*:commit report ended orphans", chance.uniform(5.0, 40.0)),
     )
     return Plan(seed, True, faults, 150.0)
+
+
+def _end_held_beyond_an_opening(chance: Random, seed: int) -> Plan:
+    """A standby dies in its handover, which is aborted for that; before its replica has ended, the next one is opened."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        # It neither hands over nor takes readiness back.
+        Fault("pause-agent", at, "primary", 30.0),
+        Fault("notice", at, "primary"),
+        Fault("shut-down", at + chance.uniform(0.3, 1.0), "standby"),
+        Fault("strike-pause", 0.0, "NoteSignal:commit end replica", chance.uniform(2.0, 8.0)),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _two_promote(chance: Random, seed: int) -> Plan:
+    """Two operators ask for a promotion at once, and there is nobody to promote; it is not the first time."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (
+        Fault("operator-promote", 1.0),
+        Fault("operator-promote", at),
+        Fault("strike-pause", at, "*:commit claim", chance.uniform(0.2, 2.0), rival="operator-promote"),
+    )
+    return Plan(seed, False, faults, at + 10.0)
+
+
+def _report_held_beyond_a_withdrawal(chance: Random, seed: int) -> Plan:
+    """A standby is reported ready, and not ready any more, before the report comes through."""
+    faults = (
+        _held("report ready", chance.uniform(3.0, 9.0)),
+        Fault("lose", chance.uniform(2.0, 6.0), "lease answer", 6.0),
+    )
+    return Plan(seed, True, faults, 20.0)
+
+
+def _token_held_beyond_its_execution(chance: Random, seed: int) -> Plan:
+    """One copy of a task leaves its token after the other's has been used, and the execution has ended."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (Fault("notice", at, "primary"), _held("store task token", chance.uniform(2.0, 9.0), "twin"))
+    return Plan(seed, True, faults, at + 20.0)
 
 
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
@@ -743,16 +827,22 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     40: _release_held,
     44: _release_held_beyond_a_claim,
     46: _signal_held_beyond_a_promotion,
+    48: _decline_held_beyond_its_handover,
     50: _opening_held_beyond_its_attempt,
+    52: _launch_given_up_as_it_joins,
     54: _progress_held_beyond_the_next,
     58: _two_pause,
     59: _promotion_held,
+    60: _end_held_beyond_an_opening,
     62: _await_held_beyond_a_handover,
+    64: _two_promote,
     70: _restarted_behind_a_promotion,
     71: _standby_forgotten,
     74: _many_orphans,
     77: _orphans_amid_trouble,
     78: _two_sweep,
+    72: _report_held_beyond_a_withdrawal,
+    76: _token_held_beyond_its_execution,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
 for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent

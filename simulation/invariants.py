@@ -32,6 +32,8 @@ LONGEST_LEASE_SECONDS = LEASE_SECONDS / (1 - CLOCK_DRIFT)
 ORPHAN_GRACE_SECONDS = 25.0
 MOST_SWEPT = 2
 """What one sweep for orphans may end of a fleet as small as this."""
+UNNOTICED_SECONDS = 90.0
+"""A primary that has died is heard of no more within 15 s; a function that has heard it before may act for 60 s yet."""
 
 PROMOTIONS = ("promote", "fall back")
 ACTIVE = ("launching", "syncing", "ready")
@@ -167,14 +169,20 @@ class Invariants:
         owners = [
             row for row in world.tables.rows[Table.REPLICAS].values() if row.get("instance_id") == machine.instance_id
         ]
-        asked_for = any(row["status"] == ReplicaState.TERMINATED for row in owners)
-        if not machine.alive or agent.lost or asked_for:
-            return
+        active = [row["replica_id"] for row in owners if row["status"] in ACTIVE]
+        demand(not active, "a row ends before its instance", "%s is that of %s", machine.instance_id, active)
+        # Whether it might be let go of was judged when its row ended; see `_check_ended`.
+        released = any(row["status"] == ReplicaState.TERMINATED for row in owners)
+        if machine.alive and not agent.lost and not released:
+            self._demand_older_than_another(machine)
+
+    def _demand_older_than_another(self, machine: Machine) -> None:
+        world = self._world
         mine = world.newest_held(machine)
-        others = [world.newest_held(other.machine) for other in world.ec2.instances.values() if other is not instance]
+        others = [world.newest_held(one.machine) for one in world.ec2.instances.values() if one.machine is not machine]
         others += [max(image.entries(), default=0) for image in world.bucket.images.values()]
         demand(
-            mine == 0 or mine <= max(others, default=0),
+            mine <= max(others, default=0),
             "the newest copy is never deleted",
             "%s holds writes up to %s, the others up to %s",
             machine.instance_id,
@@ -303,9 +311,7 @@ class Invariants:
         same = before.get("handover_id") == after.get("handover_id")
         if old == HandoverState.OPEN:
             demand(same, "one handover at a time", "'%s' replaces %s", name, before.get("handover_id"))
-            # A standby that declines behind a dead primary is ended, and with it whatever leads to it by then.
-            named = new == HandoverState.ABORTED and not before.get("handover_primary_dead")
-            meant = current().about if named else None
+            meant = current().about if new == HandoverState.ABORTED else None
             demand(
                 meant in (None, before.get("handover_id")),
                 "a request ends the handover that it names",
@@ -315,6 +321,8 @@ class Invariants:
             )
         elif same:
             demand(new == old, "a handover ends once", "'%s' makes a handover that is %s %s", name, old, new)
+        if name == "decline handover":
+            demand(old == HandoverState.OPEN, "only an open handover is declined", "it is %s", old)
         if name == "fall back":
             self._check_fall_back(before)
         elif promoted or (new == HandoverState.COMMITTED and old != new):
@@ -448,6 +456,8 @@ class Invariants:
         )
         if before is None:
             return
+        if was in ACTIVE and now in (ReplicaState.FAILED, ReplicaState.TERMINATED):
+            self._check_ended(name, before, str(now))
         readiness = before.get("readiness", 0), after.get("readiness", 0)
         demand(readiness[0] <= readiness[1], "readiness only rises", "'%s': %s to %s", name, *readiness)
         if name == "report ready":
@@ -482,6 +492,25 @@ class Invariants:
             demand(
                 all(before.get(x) == after.get(x) for x in ended), "an ended replica is over", "'%s' changes it", name
             )
+
+    def _check_ended(self, name: str, row: Row, now: str) -> None:
+        """A replica fails for good reason, and is let go of only while nobody can know that it is needed."""
+        world = self._world
+        instance = world.ec2.instances.get(row.get("instance_id", ""))
+        if instance is None or not instance.machine.alive:
+            return
+        demand(
+            now != ReplicaState.FAILED or row["status"] == ReplicaState.LAUNCHING or name == "decline handover",
+            "a standby that lives has not failed",
+            "'%s' ends %s, whose instance %s lives",
+            name,
+            row["replica_id"],
+            instance.machine.instance_id,
+        )
+        primary_id = world.tables.agent(world.agent_id).primary_instance_id
+        died_at = world.ec2.instances[primary_id].machine.died_at
+        if died_at is not None and (died_at <= world.claimed_at or world.kernel.now - died_at > UNNOTICED_SECONDS):
+            self._demand_older_than_another(instance.machine)
 
     def _check_instance(self, written: RowWritten) -> None:
         before, after = written.before, written.after

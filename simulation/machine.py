@@ -56,6 +56,7 @@ class Machine:
     """One EC2 instance: alive until EC2 says otherwise.
 
     Attributes:
+        died_at: When that ended; None while it lives.
         rate: How fast its monotonic clock runs.
         wall_error: How far its wall clock is off, in seconds.
     """
@@ -65,6 +66,7 @@ class Machine:
         self.instance_id = instance_id
         self.pool_id = pool_id
         self.alive = True
+        self.died_at: float | None = None
         self.disk = Disk()
         self.rate = 1.0
         self.boot_offset = kernel.between(10.0, 5000.0)
@@ -88,6 +90,7 @@ class Machine:
     def die(self) -> None:
         """Everything on it ends at this moment, and its disk with it."""
         self.alive = False
+        self.died_at = self.kernel.now
         self.workload.end("the instance died", told=False)
 
 

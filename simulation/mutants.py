@@ -169,14 +169,13 @@ _LAUNCH_ORDER = pools.launch_order
 Patch = Callable[[], AbstractContextManager[Any]]
 
 
-_END_REPLICA = replication.end_replica
+_RELEASE_REPLICA = replication.release_replica
 
 
-def _terminating_first(plane: Any, agent_id: str, replica_id: str, *, state: Any, reason: str) -> Any:
-    replica = plane.records.replica(agent_id, replica_id)
+def _terminating_first(plane: Any, agent: Any, replica: Any, *, reason: str) -> bool:
     if replica.active and replica.instance_id is not None:
         plane.compute.terminate(replica.instance_id)
-    return _END_REPLICA(plane, agent_id, replica_id, state=state, reason=reason)
+    return _RELEASE_REPLICA(plane, agent, replica, reason=reason)
 
 
 @contextmanager
@@ -237,7 +236,7 @@ RULES: dict[str, Patch] = {
     "the pool rule: a standby may share its primary's pool": lambda: patch.object(pools, "launch_order", _any_pool),
     "proof of death: `shutting-down` is taken for death": _patch_dead_states,
     "the order: an instance is terminated before its row has ended": lambda: patch.object(
-        replication, "end_replica", _terminating_first
+        replication, "release_replica", _terminating_first
     ),
 }
 
@@ -284,6 +283,14 @@ IMPLIED: dict[str, Implied] = {
     "complete snapshot / never a delta without what it changes / base_id": Implied(
         (), "it was read before, never changes, and is forgotten only days after the last delta that may follow it"
     ),
+    "decline handover / a standby declines the handover that it names, while that is open / epoch": _OPEN_HANDOVER,
+    "decline handover / a replica that declines has joined, and has not ended / status": Implied(
+        (
+            "a standby declines the handover that it names, while that is open / handover_state",
+            "a standby declines the handover that it names, while that is open / handover_id",
+        ),
+        "a handover leads to a replica that has joined, which does not end while it is open",
+    ),
     "end replica / a promoted replica is not ended / status": Implied(
         ("no replica ends while a handover to it is open / active_replica_id",),
         "whatever ends a replica, or promotes it, lets the agent go of it in the same transaction",
@@ -310,6 +317,9 @@ IMPLIED: dict[str, Implied] = {
     ),
     "fall back / a former primary steps up again / role": Implied(
         ("back only where no way forward is left / epoch",), _ROLES.why
+    ),
+    "give up launch / the agent lets go of it / active_replica_id": Implied(
+        ("what has joined may hold the newest copy / status",), "a replica that is launching is the active one"
     ),
     "join / a standby joins the epoch it was launched for / epoch": Implied(
         ("only a launching replica joins / status",), "a promotion leaves no replica of its epoch launching"
@@ -378,12 +388,18 @@ IMPLIED: dict[str, Implied] = {
     "raise urgency / urgency only rises / claim_epoch": _CLAIM_EPOCH,
     "record switch / served once / switch_id": Implied((), "it was read before, and no switch is ever deleted"),
     "release replica / a promoted replica is not released / status": Implied(
-        ("a standby is released only while nothing is under way / active_replica_id",),
+        ("a standby is released only if nothing has begun since its primary was found well / active_replica_id",),
         "whatever ends a replica, or promotes it, lets the agent go of it in the same transaction",
     ),
-    "release replica / a standby is released only while nothing is under way / active_replica_id": Implied(
+    "release replica / a standby is released only if nothing has begun since its primary was found well / active_replica_id": Implied(  # noqa: E501 - a name
         ("a promoted replica is not released / status",),
         "the agent lets go of a replica only in the transaction that ends or promotes it",
+    ),
+    "release replica / a standby is released only if nothing has begun since its primary was found well / claim_open": Implied(  # noqa: E501 - a name
+        ("claim_attempt", "claim_epoch"), "it was closed when the agent was read, and whatever opens one numbers it"
+    ),
+    "release replica / a standby is released only if nothing has begun since its primary was found well / handover_state": Implied(  # noqa: E501 - a name
+        ("claim_attempt", "claim_epoch"), "none was open when the agent was read, and one is opened under an open claim"
     ),
     "report ready / only the current primary makes a standby ready / epoch": Implied(
         ("a delayed readiness report is void / status",), "a promotion leaves no replica of its epoch syncing"

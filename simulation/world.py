@@ -101,6 +101,7 @@ class World:
         self.epochs_served: dict[str, int] = {}
         self.last_moved_to: dict[str, str] = {}
         self.last_heard_at: dict[str, float] = {}
+        self.claimed_at = float("-inf")
         self.promoted_at: list[tuple[float, int]] = []
         self.served_at: dict[int, float] = {}
         self.signalled_at: float | None = None
@@ -430,6 +431,8 @@ class World:
 
     def _note_written(self, transaction: Transaction, rows: list[RowWritten]) -> None:
         self.reach(f"written {transaction.name}")
+        if transaction.name == "claim":
+            self.claimed_at = self.kernel.now
         if self.kernel.history is not None:
             self._tell_written(transaction, rows)
         for row in rows:
@@ -513,6 +516,10 @@ class World:
 
         self._invoke("SweepOrphans", sweep)
         self.kernel.after(ORPHANS_SWEPT_EVERY_SECONDS, self._sweep_orphans)
+
+    def _sweep_again(self, _fault: Fault) -> None:
+        """Its schedule delivers at least once, and late."""
+        self._invoke("SweepSilentAgents", lambda: api.FAIL_OVER_TASKS["SweepSilentAgents"](self.plane, {}))
 
     def reconcile_traffic(self, agent_id: str) -> None:
         """Implements `Reconciling`: an asynchronous invocation."""

@@ -78,7 +78,9 @@ def list_replicas(agent_id: AgentId, cursor: Cursor = None, limit: Limit = 50) -
 
 @api.delete("/api/agents/<agent_id>/replicas/<replica_id>", summary="Terminate a replica", tags=["replicas"])
 def delete_replica(agent_id: AgentId, replica_id: ReplicaId) -> ReplicaAnswer:
-    """For operators. Refused while a handover to it is open, and once it has taken over. Repeating it is no error."""
+    """For operators. Refused once it has taken over, and, where it has joined, while a failover is under way or its
+    primary is not known to be well: it may be the newest copy then. Repeating it is no error.
+    """
     tokens.require_role(api.caller, OperatorRole.OPERATOR)
     by = f"operator:{api.caller.token_id}"
     return ReplicaAnswer.of(

@@ -263,7 +263,7 @@ def test_a_fall_back_is_a_breach_whatever_the_clocks_say(lost_seconds: float) ->
 
 def test_a_replica_in_handover_can_not_be_ended() -> None:
     agent, replica = an_agent_in_handover(), a_ready_replica()
-    ending = replicas.end(agent.agent_id, replica, state=ReplicaState.TERMINATED, reason="asked", now=NOON)
+    ending = replicas.end(agent.agent_id, replica, reason="its instance died", now=NOON)
     with pytest.raises(ConditionFailed):
         tables(agent, replica).commit(ending)
 

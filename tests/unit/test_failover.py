@@ -19,6 +19,8 @@ from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import (
     ClaimLost,
     HandoverFailed,
+    HandoverNotOpen,
+    HandoverUnknown,
     NoPoolQualifies,
     OutcomeUnknown,
     PoolUnavailable,
@@ -478,27 +480,73 @@ def test_failing_a_replica_that_was_promoted_leaves_its_instance_alone() -> None
     assert plane.compute.instances[STANDBY] == "running"
 
 
-@pytest.mark.parametrize(
-    ("status", "primary_state", "standby_state", "left"),
-    [
-        (ReplicaState.READY, "running", "running", True),
-        (ReplicaState.READY, "terminated", "running", True),
-        (ReplicaState.SYNCING, "shutting-down", "running", True),
-        (ReplicaState.SYNCING, "terminated", "running", True),
-        (ReplicaState.SYNCING, "running", "running", False),
-        (ReplicaState.SYNCING, "terminated", "terminated", False),
-        (ReplicaState.READY, "running", "terminated", False),
-    ],
-)
-def test_a_failed_preparation_ends_no_standby_that_is_ready_or_may_hold_the_newest_copy(
-    status: ReplicaState, primary_state: str, standby_state: str, left: bool
+@pytest.mark.parametrize("status", [ReplicaState.SYNCING, ReplicaState.READY])
+@pytest.mark.parametrize("primary_state", ["running", "shutting-down", "terminated"])
+@pytest.mark.parametrize("standby_state", ["running", "shutting-down", "terminated"])
+def test_a_failed_preparation_ends_no_standby_that_has_joined_and_lives(
+    status: ReplicaState, primary_state: str, standby_state: str
 ) -> None:
     plane = with_a_ready_standby()
     plane.records.put(a_replica(status=status))
     plane.compute.instances |= {PRIMARY: primary_state, STANDBY: standby_state}
     preparation.fail_replica(plane, AGENT, REPLICA, cause="its task token could not be stored")
+    left = standby_state != "terminated"
     assert plane.records.replica(AGENT, REPLICA).status == (status if left else ReplicaState.FAILED)
-    assert plane.compute.instances[STANDBY] == ("running" if left else "terminated")
+    assert plane.compute.instances[STANDBY] == standby_state
+
+
+def test_a_launch_is_not_given_up_that_was_joined_in_this_very_moment() -> None:
+    plane = with_a_ready_standby()
+    plane.records.put(a_replica(status=ReplicaState.LAUNCHING))
+
+    def joins(transaction: Transaction) -> None:
+        if transaction.name == "give up launch":
+            plane.records.put(a_replica(status=ReplicaState.SYNCING))
+
+    plane.records.before_commit = joins
+    preparation.fail_replica(plane, AGENT, REPLICA, cause="it did not join in time")
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.SYNCING
+    assert plane.compute.instances[STANDBY] == "running"
+
+
+def declining() -> FakePlane:
+    plane = with_a_ready_standby()
+    plane.records.put(a_replica(status=ReplicaState.SYNCING, generation=0))
+    plane.compute.instances[PRIMARY] = "terminated"
+    signals.note_signal(
+        plane, Signal(instance_id=PRIMARY, type=SignalType.STATE_CHANGE, at=NOON, state="terminated", reason="dead")
+    )
+    failover.open_handover(plane, AGENT, 1, 1)
+    return plane
+
+
+def test_a_standby_that_declines_ends_its_handover_and_its_replica_at_once_and_once() -> None:
+    plane = declining()
+    for _ in range(2):
+        agent = replication.decline_handover(plane, AGENT, f"{AGENT}-h1-1", epoch=1)
+        assert (agent.handover_state, agent.active_replica_id) == (HandoverState.ABORTED, None)
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.FAILED
+    assert plane.compute.instances[STANDBY] == "terminated"
+
+
+@pytest.mark.parametrize("opened_again", [False, True])
+def test_a_late_word_that_a_standby_declines_ends_no_later_handover_and_no_replica(opened_again: bool) -> None:
+    plane = declining()
+
+    def aborted_meanwhile(transaction: Transaction) -> None:
+        if transaction.name == "decline handover":
+            plane.records.before_commit = lambda _: None
+            failing = plane.records.agent(AGENT)
+            plane.records.put(replace(failing, handover_state=HandoverState.ABORTED))
+            if opened_again:
+                failover.open_handover(plane, AGENT, 1, 1)
+
+    plane.records.before_commit = aborted_meanwhile
+    with pytest.raises(HandoverUnknown if opened_again else HandoverNotOpen):
+        replication.decline_handover(plane, AGENT, f"{AGENT}-h1-1", epoch=1)
+    assert plane.records.agent(AGENT).handover_open is opened_again
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.SYNCING
+    assert plane.compute.instances[STANDBY] == "running"
 
 
 def test_an_operator_is_refused_while_another_replica_is_active() -> None:

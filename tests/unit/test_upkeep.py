@@ -17,8 +17,20 @@ from spot_optimizer.domain.rebalance import rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import Signal, SignalType
 from spot_optimizer.domain.upkeep import FIRST_DELAY, LONGEST_DELAY, Nothing, Release, Replace, decide_upkeep
-from spot_optimizer.errors import Paused
-from tests.builders import AGENT, NOON, PRIMARY, REPLICA, a_ready_replica, a_replica, an_agent, an_interruption
+from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.errors import HandoverInProgress, Paused, ReplicaNeeded
+from tests.builders import (
+    AGENT,
+    NOON,
+    PRIMARY,
+    REPLICA,
+    STANDBY,
+    a_heartbeat,
+    a_ready_replica,
+    a_replica,
+    an_agent,
+    an_interruption,
+)
 from tests.unit.test_failover import FakePlane, with_a_ready_standby
 
 POOL = "us-east-1a.m5.large"
@@ -168,7 +180,7 @@ def with_a_counted_standby() -> FakePlane:
 
 def test_the_sweep_replaces_a_lost_standby_once() -> None:
     plane = with_a_counted_standby()
-    replication.end_replica(plane, AGENT, REPLICA, state=ReplicaState.FAILED, reason="its instance died")
+    replication.end_replica(plane, AGENT, REPLICA, reason="its instance died")
     plane.now = NOON + timedelta(minutes=2)
     signals.sweep(plane)
     signals.sweep(plane)
@@ -177,9 +189,15 @@ def test_the_sweep_replaces_a_lost_standby_once() -> None:
     assert active[0].replica_id in plane.workflows.preparations
 
 
-def test_the_sweep_releases_a_standby_after_the_quiet_time_and_terminates_its_instance() -> None:
+def quiet_for_long(*, heard_seconds_ago: float = 3.0) -> FakePlane:
     plane = with_a_counted_standby()
     plane.now = NOON + timedelta(hours=12, minutes=1)
+    plane.records.put_heartbeat(a_heartbeat(at=plane.now - timedelta(seconds=heard_seconds_ago)))
+    return plane
+
+
+def test_the_sweep_releases_a_standby_after_the_quiet_time_and_terminates_its_instance() -> None:
+    plane = quiet_for_long()
     signals.sweep(plane)
     released = plane.records.replica(AGENT, REPLICA)
     assert (released.status, released.failure) == (
@@ -192,14 +210,79 @@ def test_the_sweep_releases_a_standby_after_the_quiet_time_and_terminates_its_in
 
 @pytest.mark.parametrize("state", ["shutting-down", "stopping"])
 def test_the_sweep_releases_no_standby_of_a_primary_that_does_not_run(state: str) -> None:
-    plane = with_a_counted_standby()
-    plane.now = NOON + timedelta(hours=12, minutes=1)
+    plane = quiet_for_long()
     plane.compute.instances[PRIMARY] = state
     signals.sweep(plane)
     assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.READY
     plane.compute.instances[PRIMARY] = "running"
     signals.sweep(plane)
     assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.TERMINATED
+
+
+def test_the_sweep_releases_no_standby_of_a_primary_that_is_not_heard_though_ec2_calls_it_running() -> None:
+    plane = quiet_for_long(heard_seconds_ago=16.0)
+    signals.sweep(plane)
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.READY
+
+
+@pytest.mark.parametrize("before", [{}, {"claim_epoch": 1, "claim_attempt": 1}])
+def test_a_standby_is_not_released_when_a_failover_has_begun_and_failed_since_the_primary_was_looked_at(
+    before: dict[str, Any],
+) -> None:
+    plane = quiet_for_long()
+    plane.records.put(dataclasses.replace(plane.records.agent(AGENT), **before))
+
+    def fails_over(transaction: Transaction) -> None:
+        if transaction.name == "release replica":
+            agent = plane.records.agent(AGENT)
+            plane.records.put(dataclasses.replace(agent, claim_epoch=1, claim_attempt=agent.claim_attempt + 1))
+
+    plane.records.before_commit = fails_over
+    signals.sweep(plane)
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.READY
+    assert plane.compute.instances[STANDBY] == "running"
+
+
+# --- what an operator ends
+
+
+def test_an_operator_ends_a_standby_while_its_primary_is_well_and_again() -> None:
+    plane = quiet_for_long()
+    for _ in range(2):
+        ended = replication.terminate_replica(plane, AGENT, REPLICA, reason="asked")
+        assert (ended.status, ended.failure) == (ReplicaState.TERMINATED, "asked")
+    assert plane.records.agent(AGENT).active_replica_id is None
+    assert plane.compute.instances[STANDBY] == "terminated"
+
+
+@pytest.mark.parametrize(
+    ("state", "heard_seconds_ago", "under_way", "refusal"),
+    [
+        ("terminated", 3.0, {}, ReplicaNeeded),
+        ("running", 16.0, {}, ReplicaNeeded),
+        ("running", 3.0, {"claim_open": True}, HandoverInProgress),
+        ("running", 3.0, {"handover_state": HandoverState.OPEN}, HandoverInProgress),
+    ],
+)
+def test_an_operator_does_not_end_what_may_be_the_newest_copy(
+    state: str, heard_seconds_ago: float, under_way: dict[str, Any], refusal: type[Exception]
+) -> None:
+    plane = quiet_for_long(heard_seconds_ago=heard_seconds_ago)
+    plane.records.put(dataclasses.replace(plane.records.agent(AGENT), **under_way))
+    plane.compute.instances[PRIMARY] = state
+    with pytest.raises(refusal):
+        replication.terminate_replica(plane, AGENT, REPLICA, reason="asked")
+    assert plane.records.replica(AGENT, REPLICA).status is ReplicaState.READY
+    assert plane.compute.instances[STANDBY] == "running"
+
+
+def test_an_operator_ends_a_launch_even_in_a_failover_for_it_holds_nothing() -> None:
+    plane = with_a_counted_standby()
+    plane.records.put(
+        dataclasses.replace(plane.records.agent(AGENT), claim_epoch=1, claim_attempt=1, claim_open=True),
+        a_replica(status=ReplicaState.LAUNCHING),
+    )
+    assert replication.terminate_replica(plane, AGENT, REPLICA, reason="slow").status is ReplicaState.TERMINATED
 
 
 # --- pauses

@@ -148,6 +148,10 @@ class ReplicaNotReady(Rejected):
     """The replica can not take over: it is not `ready`, or its readiness is not the one the caller acted on."""
 
 
+class ReplicaNeeded(Rejected):
+    """The replica may be the newest copy of the agent's state: its primary does not run, or is not heard."""
+
+
 class ReplicaAlreadyActive(Rejected):
     """The agent already has a replica that is being prepared or is ready."""
 

@@ -22,7 +22,7 @@ from spot_optimizer.domain.agents import (
     TrafficAdapter,
     Urgency,
 )
-from spot_optimizer.domain.replicas import ReplicaState, ReplicaType
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.snapshots import epoch_of, newest_usable
 from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
@@ -130,7 +130,6 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
             plane,
             agent_id,
             replica.replica_id,
-            state=ReplicaState.FAILED,
             reason=f"its instance {replica.instance_id} died before it was ready",
         )
         return select_standby(plane, agent_id, epoch, attempt)
@@ -138,18 +137,21 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
         # It has not joined yet; when it has, it restores.
         return {"decision": "await_ready", "replica_id": replica.replica_id}
     if primary_dead:
-        # It has not even joined: it holds nothing, and the source of everything is gone.
-        replication.end_replica(
-            plane,
-            agent_id,
-            replica.replica_id,
-            state=ReplicaState.FAILED,
-            reason="the primary died before the first generation was complete",
-        )
-        return _behind_a_dead_primary(plane, plane.records.agent(agent_id), attempt)
+        return _without_what_it_was_launched_for(plane, agent, replica, attempt)
     if planned:
         raise HandoverFailed(f"replica {replica.replica_id} is '{replica.status}'; a planned handover needs it ready")
     return {"decision": "await_ready", "replica_id": replica.replica_id}
+
+
+def _without_what_it_was_launched_for(plane: Plane, agent: Agent, replica: Replica, attempt: int) -> dict[str, Any]:
+    """The replica has not even joined, so it holds nothing, and the source of everything is gone."""
+    ended = replication.give_up_launch(
+        plane, agent.agent_id, replica.replica_id, reason="the primary died before the first generation was complete"
+    )
+    if ended.active:
+        # It has joined in this very moment: it may restore, or say itself that it holds nothing.
+        return select_standby(plane, agent.agent_id, agent.epoch, attempt)
+    return _behind_a_dead_primary(plane, plane.records.agent(agent.agent_id), attempt)
 
 
 def _launch_if_any_is_left(plane: Plane, agent: Agent, attempt: int) -> dict[str, Any]:
@@ -266,7 +268,6 @@ def assess_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> di
             plane,
             agent_id,
             replica.replica_id,
-            state=ReplicaState.FAILED,
             reason=f"its instance {replica.instance_id} died during the handover",
         )
         return {"decision": "select"}

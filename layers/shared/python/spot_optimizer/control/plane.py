@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from spot_optimizer.domain.agents import Agent
@@ -11,6 +11,9 @@ from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
 
 DEAD_STATES = ("stopped", "terminated")
 """EC2 states that prove that nothing runs on an instance; `shutting-down` is not death yet."""
+
+HEARD_LATELY = timedelta(seconds=15)
+"""A primary that has a standby says something at least every 5 s."""
 
 
 class Plane(Protocol):
@@ -58,3 +61,15 @@ def proven_dead(plane: Plane, *instance_ids: str) -> frozenset[str]:
     """Those of the instances that EC2 itself calls stopped or terminated."""
     states = plane.compute.states(instance_ids)
     return frozenset(instance_id for instance_id in instance_ids if states.get(instance_id) in DEAD_STATES)
+
+
+def primary_is_well(plane: Plane, agent: Agent) -> bool:
+    """Whether the agent's primary runs, by EC2's word and by its own of a moment ago.
+
+    EC2 alone will not do: it may go on calling running what has died. To be asked with an agent that was read before;
+    what is done on the strength of it must be refused if a failover has begun since then.
+    """
+    if plane.compute.states([agent.primary_instance_id]).get(agent.primary_instance_id) != "running":
+        return False
+    beat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
+    return beat is not None and beat.epoch == agent.epoch and abs(plane.clock() - beat.at) <= HEARD_LATELY

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from spot_optimizer.control import replication, selecting
-from spot_optimizer.control.plane import Plane
+from spot_optimizer.control.plane import Plane, proven_dead
 from spot_optimizer.domain import replicas
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.clients import OWNER_TAG
-from spot_optimizer.domain.handover import HELD_STATES
 from spot_optimizer.domain.pools import LaunchTarget, Lifecycle, Pool
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.writes import Transaction
@@ -126,36 +125,26 @@ def confirm_ready(plane: Plane, agent_id: str, replica_id: str) -> dict[str, Any
         return {"decision": "ready", "instance_id": replica.instance_id}
     if not replica.active:
         raise ReplicaFailed(f"replica {replica_id} is '{replica.status}': {replica.failure}")
-    if replica.instance_id is not None:
-        states = plane.compute.states([replica.instance_id])
-        if states.get(replica.instance_id) in ("terminated", "stopped"):
-            raise ReplicaFailed(f"instance {replica.instance_id} of replica {replica_id} died before it was ready")
+    if replica.instance_id is not None and proven_dead(plane, replica.instance_id):
+        raise ReplicaFailed(f"instance {replica.instance_id} of replica {replica_id} died before it was ready")
     return {"decision": "wait", "instance_id": replica.instance_id}
 
 
 def fail_replica(plane: Plane, agent_id: str, replica_id: str, *, cause: str) -> dict[str, Any]:
     """End a replica that could not be prepared, and let go of its instance, also of one that was never recorded.
 
-    A standby that lives is left as it is where it is ready already, whatever its preparation could not do in the end,
-    and where its primary does not run: it may hold the newest copy, and the failover decides what becomes of it.
+    A standby that has joined and lives is left as it is, whatever its preparation could not do in the end: its primary
+    makes it ready all the same; and if that is dead, which EC2 may not have noticed, this may be the newest copy.
     """
     replica = plane.records.replica(agent_id, replica_id)
-    if _may_be_needed(plane, replica):
+    if replica.active and replica.status is not ReplicaState.LAUNCHING:
+        if replica.instance_id is not None and proven_dead(plane, replica.instance_id):
+            replica = replication.end_replica(plane, agent_id, replica_id, reason=cause[:1000])
         return {"status": replica.status, "cause": cause[:1000]}
-    replica = replication.end_replica(plane, agent_id, replica_id, state=ReplicaState.FAILED, reason=cause[:1000])
+    replica = replication.give_up_launch(plane, agent_id, replica_id, reason=cause[:1000])
     if replica.instance_id is None and replica.attempts and replica.attempts[-1]["outcome"] == ASKED:
         _terminate_unrecorded(plane, replica)
     return {"status": replica.status, "cause": cause[:1000]}
-
-
-def _may_be_needed(plane: Plane, replica: Replica) -> bool:
-    if replica.status not in HELD_STATES or replica.instance_id is None:
-        return False
-    primary_id = plane.records.agent(replica.agent_id).primary_instance_id
-    states = plane.compute.states([primary_id, replica.instance_id])
-    if states.get(replica.instance_id) != "running":
-        return False
-    return replica.status is ReplicaState.READY or states.get(primary_id) != "running"
 
 
 def _launch(plane: Plane, agent: Agent, replica: Replica, target: LaunchTarget) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from spot_optimizer.control import pausing, selecting
-from spot_optimizer.control.plane import Plane, active_replica
+from spot_optimizer.control.plane import HEARD_LATELY, Plane, active_replica, primary_is_well
 from spot_optimizer.domain import handover, replicas
 from spot_optimizer.domain.agents import Agent, HandoverState
 from spot_optimizer.domain.handover import Basis
@@ -18,6 +18,7 @@ from spot_optimizer.errors import (
     HandoverUnknown,
     OutcomeUnknown,
     ReplicaAlreadyActive,
+    ReplicaNeeded,
     ReplicaNotReady,
     ReplicaPromoted,
     ReplicaUnknown,
@@ -302,54 +303,78 @@ def decline_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: in
         StaleEpoch: The epoch is over.
         HandoverUnknown: The agent's handover is another one.
         HandoverNotOpen: It has ended, or the primary may live: then the standby has nothing to say.
+        OutcomeUnknown: Ask again.
     """
-    agent = plane.records.agent(agent_id)
-    if agent.epoch != epoch:
-        raise _stale(epoch, agent)
-    if agent.handover_id != handover_id or agent.handover_replica_id is None:
-        raise HandoverUnknown(f"'{handover_id}' is not the agent's handover; expected '{agent.handover_id}'")
-    if not agent.handover_open or not agent.handover_primary_dead:
-        raise HandoverNotOpen(
-            f"handover {handover_id} is '{agent.handover_state}'; expected it open behind a dead primary"
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        if agent.epoch != epoch:
+            raise _stale(epoch, agent)
+        if agent.handover_id != handover_id or agent.handover_replica_id is None:
+            raise HandoverUnknown(f"'{handover_id}' is not the agent's handover; expected '{agent.handover_id}'")
+        replica = plane.records.replica(agent_id, agent.handover_replica_id)
+        if agent.handover_state is HandoverState.ABORTED and replica.status is ReplicaState.FAILED:
+            _let_go(plane, replica)
+            return agent
+        if not agent.handover_open or not agent.handover_primary_dead:
+            raise HandoverNotOpen(
+                f"handover {handover_id} is '{agent.handover_state}'; expected it open behind a dead primary"
+            )
+        declining = handover.decline(
+            agent,
+            replica,
+            handover_id=handover_id,
+            reason="the primary died before the first generation was complete",
+            now=plane.clock(),
         )
-    end_replica(
-        plane,
-        agent_id,
-        agent.handover_replica_id,
-        state=ReplicaState.FAILED,
-        reason="the primary died before the first generation was complete",
-    )
-    return plane.records.agent(agent_id)
+        try:
+            plane.records.commit(declining)
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+        wake_all(plane, agent, replica)
+    raise OutcomeUnknown(f"handover {handover_id} kept changing; ask again")
 
 
-def end_replica(plane: Plane, agent_id: str, replica_id: str, *, state: ReplicaState, reason: str) -> Replica:
-    """End a replica and let go of its instance. Competes with its promotion; a promoted replica is left alone.
+def end_replica(plane: Plane, agent_id: str, replica_id: str, *, reason: str) -> Replica:
+    """End a replica whose instance is dead, and a handover that leads to it. Competes with its promotion; a promoted
+    replica is left alone.
 
     The row is ended first and the instance terminated after, so that a crash in between leaves an instance to clean up
     and never a row that promises one.
-
-    Raises:
-        HandoverInProgress: The state is `terminated` (somebody asked) and a handover to it is open.
     """
     for _ in range(TRIES):
         agent = plane.records.agent(agent_id)
         replica = plane.records.replica(agent_id, replica_id)
-        if replica.status is ReplicaState.PROMOTED:
-            return replica
         if not replica.active:
-            if replica.instance_id is not None:
-                plane.compute.terminate(replica.instance_id)
+            _let_go(plane, replica)
             return replica
         if agent.handover_open and agent.handover_replica_id == replica_id and agent.handover_id is not None:
-            if state is ReplicaState.TERMINATED:
-                raise HandoverInProgress(f"a handover to replica {replica_id} is under way; wait until it has ended")
             try:
                 plane.records.commit(handover.abort(agent, handover_id=agent.handover_id))
             except (ConditionFailed, OutcomeUnknown):
                 continue
-        ending = replicas.end(agent_id, replica, state=state, reason=reason, now=plane.clock())
         try:
-            plane.records.commit(ending)
+            plane.records.commit(replicas.end(agent_id, replica, reason=reason, now=plane.clock()))
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+        wake_all(plane, agent, replica)
+    raise OutcomeUnknown(f"replica {replica_id} kept changing; try again")
+
+
+def give_up_launch(plane: Plane, agent_id: str, replica_id: str, *, reason: str) -> Replica:
+    """End a replica that nobody has joined as; one that was joined as in this very moment is left alone.
+
+    Returns:
+        The replica as it is then: failed, or not launching any more.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        replica = plane.records.replica(agent_id, replica_id)
+        if replica.status is not ReplicaState.LAUNCHING:
+            _let_go(plane, replica)
+            return replica
+        giving_up = replicas.give_up_launch(replica, state=ReplicaState.FAILED, reason=reason, now=plane.clock())
+        try:
+            plane.records.commit(giving_up)
         except (ConditionFailed, OutcomeUnknown):
             continue
         wake_all(plane, agent, replica)
@@ -362,15 +387,46 @@ def terminate_replica(plane: Plane, agent_id: str, replica_id: str, *, reason: s
     Raises:
         ReplicaUnknown: The agent has no such replica.
         ReplicaPromoted: It is the primary, or was.
-        HandoverInProgress: A handover to it is open.
+        HandoverInProgress: It has joined, and a failover is under way, which may need it.
+        ReplicaNeeded: It has joined, and its primary does not run, or has not been heard: it may be the newest copy.
+        OutcomeUnknown: Ask again.
     """
-    replica = end_replica(plane, agent_id, replica_id, state=ReplicaState.TERMINATED, reason=reason)
-    if replica.status is ReplicaState.PROMOTED:
-        raise ReplicaPromoted(
-            f"replica {replica_id} was promoted: its instance is, or was, the agent's primary; expected a replica that "
-            f"is launching, syncing or ready"
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        replica = plane.records.replica(agent_id, replica_id)
+        if replica.status is ReplicaState.PROMOTED:
+            raise ReplicaPromoted(
+                f"replica {replica_id} was promoted: its instance is, or was, the agent's primary; expected a replica "
+                f"that is launching, syncing or ready"
+            )
+        if not replica.active:
+            _let_go(plane, replica)
+            return replica
+        if replica.status is ReplicaState.LAUNCHING:
+            ending = replicas.give_up_launch(replica, state=ReplicaState.TERMINATED, reason=reason, now=plane.clock())
+        else:
+            _refuse_if_needed(plane, agent, replica)
+            ending = replicas.release(agent, replica, reason=reason, now=plane.clock())
+        try:
+            plane.records.commit(ending)
+        except (ConditionFailed, OutcomeUnknown):
+            continue
+        wake_all(plane, agent, replica)
+    raise OutcomeUnknown(f"replica {replica_id} kept changing; try again")
+
+
+def _refuse_if_needed(plane: Plane, agent: Agent, replica: Replica) -> None:
+    if agent.claim_open or agent.handover_open:
+        raise HandoverInProgress(
+            f"a failover of agent {agent.agent_id} is under way, and may need replica {replica.replica_id}; wait until "
+            f"it has ended"
         )
-    return replica
+    if not primary_is_well(plane, agent):
+        raise ReplicaNeeded(
+            f"the primary {agent.primary_instance_id} does not run, or has not been heard for "
+            f"{HEARD_LATELY.seconds} s: replica {replica.replica_id} may be the newest copy; promote it, or wait until "
+            f"the primary is heard again"
+        )
 
 
 def replace_replica(plane: Plane, lost: Replica, *, purpose: str) -> None:
@@ -397,20 +453,26 @@ def replace_replica(plane: Plane, lost: Replica, *, purpose: str) -> None:
     start_preparing(plane, replica)
 
 
-def release_replica(plane: Plane, agent_id: str, replica_id: str, *, reason: str) -> None:
-    """End a replica that nobody needs, unless a failover has begun, or the replica has ended, in this very moment.
+def release_replica(plane: Plane, agent: Agent, replica: Replica, *, reason: str) -> bool:
+    """End a replica that nobody needs, if its primary is well; whether it was ended.
 
     The row is ended first and the instance terminated after; what is left in between, the next sweep terminates.
+
+    Args:
+        plane: The ports.
+        agent: As it was read before anything was asked: has a failover begun since, this is the copy that it needs.
+        replica: Its active replica.
+        reason: What an operator reads.
     """
-    agent = plane.records.agent(agent_id)
-    replica = plane.records.replica(agent_id, replica_id)
+    if not primary_is_well(plane, agent):
+        return False
     try:
-        plane.records.commit(replicas.release(replica, reason=reason, now=plane.clock()))
+        plane.records.commit(replicas.release(agent, replica, reason=reason, now=plane.clock()))
     except (ConditionFailed, OutcomeUnknown):
-        return
+        return False
     wake_all(plane, agent, replica)
-    if replica.instance_id is not None:
-        plane.compute.terminate(replica.instance_id)
+    _let_go(plane, plane.records.replica(agent.agent_id, replica.replica_id))
+    return True
 
 
 def let_go_of_ended(plane: Plane, agent_id: str) -> int:
@@ -456,6 +518,12 @@ def _nothing_came_after(plane: Plane, agent: Agent, covered_until: datetime | No
     beat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
     served_on = beat is not None and beat.serving and newest is not None and beat.at > newest.taken_at
     return newest is not None and newest.frozen and newest.taken_at == covered_until and not served_on
+
+
+def _let_go(plane: Plane, replica: Replica) -> None:
+    """Terminate the instance of a replica that has ended without taking over."""
+    if replica.status in (ReplicaState.FAILED, ReplicaState.TERMINATED) and replica.instance_id is not None:
+        plane.compute.terminate(replica.instance_id)
 
 
 def _find(plane: Plane, agent_id: str, replica_id: str) -> Replica | None:

@@ -277,20 +277,18 @@ def _look_after_replicas(plane: Plane, listed: Agent) -> int:
     if listed.active_replica_id is None:
         return acted
     replica = plane.records.replica(listed.agent_id, listed.active_replica_id)
-    failure = None
     if replica.active and replica.instance_id is not None and proven_dead(plane, replica.instance_id):
-        failure = f"its instance {replica.instance_id} is dead"
+        reason = f"sweep: its instance {replica.instance_id} is dead"
+        replication.end_replica(plane, listed.agent_id, replica.replica_id, reason=reason)
+        acted += 1
     elif replica.status is ReplicaState.LAUNCHING:
         # Its preparation may have failed so thoroughly that it could not even say so: nothing else would ever end it.
         if plane.workflows.prepare_replica_state(replica.replica_id) is Execution.ENDED:
-            failure = "its preparation has ended, and it has not joined"
+            reason = "sweep: its preparation has ended, and it has not joined"
+            replication.give_up_launch(plane, listed.agent_id, replica.replica_id, reason=reason)
+            acted += 1
         else:
             replication.start_preparing(plane, replica)
-    if failure is not None:
-        replication.end_replica(
-            plane, listed.agent_id, replica.replica_id, state=ReplicaState.FAILED, reason=f"sweep: {failure}"
-        )
-        acted += 1
     return acted
 
 
@@ -307,12 +305,7 @@ def keep_up(plane: Plane, listed: Agent) -> int:
         now=plane.clock(),
     ):
         case Release(replica, reason):
-            state = plane.compute.states([agent.primary_instance_id]).get(agent.primary_instance_id)
-            if state != "running":
-                # Whether a failover is under way yet or has just failed: this is the copy that it needs.
-                return 0
-            replication.release_replica(plane, agent.agent_id, replica.replica_id, reason=reason)
-            return 1
+            return int(replication.release_replica(plane, agent, replica, reason=reason))
         case Replace(lost, purpose):
             replication.replace_replica(plane, lost, purpose=purpose)
             return 1
@@ -392,7 +385,6 @@ def _note_standby_signal(plane: Plane, agent: Agent, replica_id: str, signal: Si
             plane,
             agent.agent_id,
             replica_id,
-            state=ReplicaState.FAILED,
             reason=f"its instance {signal.instance_id} is {signal.state}",
         )
         return Started(replica_id=replica_id, reason="the standby is dead; the replica has failed")

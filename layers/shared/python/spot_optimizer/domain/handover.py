@@ -158,6 +158,36 @@ def abort(agent: Agent, *, handover_id: str) -> Transaction:
     )
 
 
+def decline(agent: Agent, replica: Replica, *, handover_id: str, reason: str, now: datetime) -> Transaction:
+    """End a handover, and the replica that it leads to, on the word of its standby that it holds nothing.
+
+    In one write, so that it ends no other handover to the same standby, which may hold something by then.
+    """
+    return Transaction(
+        "decline handover",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "a standby declines the handover that it names, while that is open",
+                only_if={
+                    "epoch": Equals(agent.epoch),
+                    "handover_id": Equals(handover_id),
+                    "handover_state": Equals(HandoverState.OPEN),
+                },
+                put={"handover_state": HandoverState.ABORTED, "active_replica_id": None},
+            ),
+            Change(
+                Table.REPLICAS,
+                (replica.agent_id, replica.replica_id),
+                "a replica that declines has joined, and has not ended",
+                only_if={"status": OneOf(HELD_STATES)},
+                put={"status": ReplicaState.FAILED, "failure": reason, "ended_at": now},
+            ),
+        ),
+    )
+
+
 def promote(
     agent: Agent,
     replica: Replica,

@@ -339,13 +339,12 @@ def _of_pace(pace: SyncPace | None) -> dict[str, Any]:
     }
 
 
-def end(agent_id: str, replica: Replica, *, state: ReplicaState, reason: str, now: datetime) -> Transaction:
-    """End a replica that will not take over. Competes with its promotion: a promoted replica is not ended.
+def end(agent_id: str, replica: Replica, *, reason: str, now: datetime) -> Transaction:
+    """End a replica whose instance is dead. Competes with its promotion: a promoted replica is not ended.
 
     Args:
         agent_id: Its agent.
         replica: The replica as read.
-        state: `failed` or `terminated`.
         reason: What an operator reads.
         now: When.
     """
@@ -357,7 +356,7 @@ def end(agent_id: str, replica: Replica, *, state: ReplicaState, reason: str, no
                 (agent_id, replica.replica_id),
                 "a promoted replica is not ended",
                 only_if={"status": OneOf(ACTIVE_STATES)},
-                put={"status": state, "failure": reason, "ended_at": now},
+                put={"status": ReplicaState.FAILED, "failure": reason, "ended_at": now},
             ),
             Change(
                 Table.AGENTS,
@@ -373,18 +372,58 @@ def end(agent_id: str, replica: Replica, *, state: ReplicaState, reason: str, no
     )
 
 
-def release(replica: Replica, *, reason: str, now: datetime) -> Transaction:
-    """End a replica that nobody needs, unless something is under way that may need it yet."""
+def give_up_launch(replica: Replica, *, state: ReplicaState, reason: str, now: datetime) -> Transaction:
+    """End a replica that no instance has joined as: it holds nothing, whatever has become of its primary.
+
+    Args:
+        replica: The replica as read, launching.
+        state: `failed`, or `terminated` where somebody asked.
+        reason: What an operator reads.
+        now: When.
+    """
+    return Transaction(
+        "give up launch",
+        (
+            Change(
+                Table.REPLICAS,
+                (replica.agent_id, replica.replica_id),
+                "what has joined may hold the newest copy",
+                only_if={"status": Equals(ReplicaState.LAUNCHING)},
+                put={"status": state, "failure": reason, "ended_at": now},
+            ),
+            Change(
+                Table.AGENTS,
+                (replica.agent_id,),
+                "the agent lets go of it",
+                only_if={"active_replica_id": Equals(replica.replica_id)},
+                put={"active_replica_id": None},
+            ),
+        ),
+    )
+
+
+def release(agent: Agent, replica: Replica, *, reason: str, now: datetime) -> Transaction:
+    """End a replica that lives and that nobody needs, because its primary is well.
+
+    Args:
+        agent: The agent as it was read before its primary was looked at, with nothing under way. Has a failover begun
+            since, the replica may be the newest copy there is: also where that failover has failed by now.
+        replica: Its active replica.
+        reason: What an operator reads.
+        now: When.
+    """
     return Transaction(
         "release replica",
         (
             Change(
                 Table.AGENTS,
                 (replica.agent_id,),
-                "a standby is released only while nothing is under way",
+                "a standby is released only if nothing has begun since its primary was found well",
                 only_if={
                     "active_replica_id": Equals(replica.replica_id),
                     "handover_state": OneOf(NOT_OPEN),
+                    "claim_epoch": Equals(agent.claim_epoch),
+                    "claim_attempt": Equals(agent.claim_attempt),
                     "claim_open": Equals(False),
                 },
                 put={"active_replica_id": None},
