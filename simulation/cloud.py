@@ -46,6 +46,7 @@ class Ec2:
     """All instances, pools and addresses.
 
     Attributes:
+        associations: Every change of an address, with the moment; what is described is one of the later ones.
         without_capacity: Pools (or `pool/lifecycle`) where nothing can be launched now; `*` is everywhere.
         on_boot: Told when a launched instance has booted.
         on_death: Told when everything on an instance has ended.
@@ -57,6 +58,7 @@ class Ec2:
         self.zones = zones
         self.instances: dict[str, Ec2Instance] = {}
         self.addresses: dict[str, str] = {}
+        self.associations: list[tuple[float, str, str | None]] = []
         self.without_capacity: list[str] = []
         self.on_boot: Callable[[Ec2Instance], None] = lambda _: None
         self.on_death: Callable[[Machine], None] = lambda _: None
@@ -119,11 +121,24 @@ class Ec2:
         instance = self.instances.get(instance_id)
         if instance is None or instance.state != "running":
             raise AddressNotMovable(f"{instance_id} is not running")
-        self.addresses[allocation_id] = instance_id
+        self.associate(allocation_id, instance_id)
         self.kernel.tell("ec2", "address %s points at %s", allocation_id, instance_id)
         self.on_address(allocation_id, instance_id)
 
+    def address_holders(self, allocation_ids: Collection[str]) -> dict[str, str]:
+        """Who holds which address, a moment ago."""
+        seen_at = self.kernel.now - self.kernel.soon(0.3)
+        known = {address: holder for at, address, holder in self.associations if at <= seen_at}
+        return {address: holder for address, holder in known.items() if holder and address in allocation_ids}
+
     # --- what AWS does ---
+
+    def associate(self, allocation_id: str, instance_id: str | None) -> None:
+        self.associations.append((self.kernel.now, allocation_id, instance_id))
+        if instance_id is None:
+            del self.addresses[allocation_id]
+        else:
+            self.addresses[allocation_id] = instance_id
 
     def add(self, instance_id: str, pool_id: str, lifecycle: str, *, state: str) -> Ec2Instance:
         machine = Machine(self.kernel, instance_id, pool_id, epoch_of_time=self._epoch_of_time)
@@ -187,7 +202,7 @@ class Ec2:
         if instance.machine.alive:
             instance.machine.die()
             for allocation_id in [key for key, held in self.addresses.items() if held == instance.machine.instance_id]:
-                del self.addresses[allocation_id]
+                self.associate(allocation_id, None)
             self.on_death(instance.machine)
 
     def _enter(self, instance: Ec2Instance, state: str) -> None:

@@ -168,6 +168,7 @@ PORTS = (
     "launch",
     "terminate",
     "move_address",
+    "address_holders",
     "start*",
     "wake",
     "put_heartbeat",
@@ -652,6 +653,18 @@ def _traffic_held_beyond_the_next(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, tuple(faults), at + 90.0)
 
 
+def _traffic_taken_back_for_good(chance: Random, seed: int) -> Plan:
+    """A mover of the epoch before is so late that it takes the address back, and it dies with that."""
+    at = chance.uniform(8.0, 9.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        Fault("notice", at, "standby"),
+        Fault("strike-pause", 0.0, "ReconcileTraffic:move_address", chance.uniform(40.0, 58.0)),
+        Fault("strike-kill", at + 20.0, "ReconcileTraffic:move_address!"),
+    )
+    return Plan(seed, True, faults, at + 90.0)
+
+
 def _restarted_behind_a_promotion(chance: Random, seed: int) -> Plan:
     """A noticed primary dies with its workload, is followed by its standby, and is restarted where it hears of nothing
     but its notice.
@@ -765,7 +778,7 @@ def _two_sweep(chance: Random, seed: int) -> Plan:
 
 
 def _end_held_beyond_an_opening(chance: Random, seed: int) -> Plan:
-    """A standby dies in its handover, which is aborted for that; before its replica has ended, the next one is opened."""
+    """A standby dies in its handover, which is aborted for that; before its replica ends, the next one is opened."""
     at = chance.uniform(8.0, 12.0)
     faults = (
         # It neither hands over nor takes readiness back.
@@ -802,6 +815,18 @@ def _token_held_beyond_its_execution(chance: Random, seed: int) -> Plan:
     at = chance.uniform(8.0, 12.0)
     faults = (Fault("notice", at, "primary"), _held("store task token", chance.uniform(2.0, 9.0), "twin"))
     return Plan(seed, True, faults, at + 20.0)
+
+
+def _opened_again_beyond_the_epoch(chance: Random, seed: int) -> Plan:
+    """The task dies as its write comes through; when it is run again, the next epoch has been claimed."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        Fault("strike-kill", 0.0, "OpenHandover:commit open handover!"),
+        Fault("strike-pause", 0.0, "OpenHandover:agent", chance.uniform(6.0, 12.0), nth=2),
+        Fault("notice", at + chance.uniform(3.0, 5.0), "primary"),
+    )
+    return Plan(seed, True, faults, at + 30.0)
 
 
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
@@ -843,6 +868,8 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     78: _two_sweep,
     72: _report_held_beyond_a_withdrawal,
     76: _token_held_beyond_its_execution,
+    84: _opened_again_beyond_the_epoch,
+    88: _traffic_taken_back_for_good,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
 for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent

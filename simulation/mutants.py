@@ -16,7 +16,7 @@ from simulation.campaign import spread
 from simulation.faults import draw_plan
 from simulation.tables import EVERY, ConditionName
 from simulation.world import TOO_LONG, World
-from spot_optimizer.control import failover, replication
+from spot_optimizer.control import failover, replication, signals
 from spot_optimizer.domain import lease, pools, primary, standby
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
@@ -191,7 +191,7 @@ def _patch_lease() -> Iterator[None]:
 def _patch_dead_states() -> Iterator[None]:
     states = ("stopped", "terminated", "shutting-down")
     with ExitStack() as patches:
-        from spot_optimizer.control import plane, signals
+        from spot_optimizer.control import plane
 
         for module in (plane, failover, signals):
             patches.enter_context(patch.object(module, "DEAD_STATES", states))
@@ -235,6 +235,9 @@ RULES: dict[str, Patch] = {
     ),
     "the pool rule: a standby may share its primary's pool": lambda: patch.object(pools, "launch_order", _any_pool),
     "proof of death: `shutting-down` is taken for death": _patch_dead_states,
+    "the sweep: nothing compares an address with its row": lambda: patch.object(
+        signals, "_astray", lambda _plane, _agents: frozenset()
+    ),
     "the order: an instance is terminated before its row has ended": lambda: patch.object(
         replication, "release_replica", _terminating_first
     ),

@@ -253,6 +253,12 @@ class SimulatedCompute:
             "move_address", lambda: self._ec2.move_address(allocation_id, instance_id), unknown=AddressNotMovable
         )
 
+    def address_holders(self, allocation_ids: Collection[str]) -> Mapping[str, str]:
+        holders: Mapping[str, str] = self._calls.read(
+            "address_holders", lambda: self._ec2.address_holders(allocation_ids)
+        )
+        return holders
+
 
 class SimulatedInventory:
     """Implements `Inventory`."""

@@ -170,7 +170,7 @@ class World:
         )
         self.epochs_served[FIRST] = 1
         self.tables.commit(handover.register(agent, instance))
-        self.ec2.addresses[ADDRESS] = FIRST
+        self.ec2.associate(ADDRESS, FIRST)
         self.last_moved_to[ADDRESS] = FIRST
         self._remember(first, role=Role.PRIMARY, epoch=1)
         self._begin_agent(first)

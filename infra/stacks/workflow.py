@@ -188,7 +188,7 @@ class WorkflowStack(Stack):
             function.allow("states:StartExecution", on=state_machine_arn(self, settings, machine))
             allow_following_executions(function, settings, machine)
         allow_waking_tasks(function)
-        allow_looking(function, "DescribeInstances")
+        allow_looking(function, "DescribeInstances", "DescribeAddresses")
         allow_moving_addresses(function)
         allow_terminating(function)
 

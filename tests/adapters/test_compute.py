@@ -155,6 +155,17 @@ def test_states_leave_out_what_ec2_does_not_know(compute: Ec2Compute) -> None:
     assert compute.states([]) == {}
 
 
+def test_addresses_tell_who_holds_them_and_leave_out_what_ec2_does_not_know(compute: Ec2Compute) -> None:
+    client = boto3.client("ec2")
+    image = client.describe_images()["Images"][0]["ImageId"]
+    (launched,) = client.run_instances(ImageId=image, MinCount=1, MaxCount=1)["Instances"]
+    held, idle = (client.allocate_address(Domain="vpc")["AllocationId"] for _ in range(2))
+    client.associate_address(AllocationId=held, InstanceId=launched["InstanceId"])
+    unknown = [f"eipalloc-{number:017x}" for number in range(300)]
+    assert compute.address_holders([held, idle, *unknown]) == {held: launched["InstanceId"]}
+    assert compute.address_holders([]) == {}
+
+
 def test_ec2_that_does_not_answer_proves_nothing(clients: Clients, compute: Ec2Compute) -> None:
     Transport(clients.ec2, "ec2", *[ReadTimeoutError(endpoint_url="http://ec2") for _ in range(3)])
     with pytest.raises(ControlPlaneUnavailable):

@@ -91,3 +91,6 @@ class FakeCompute:
         if self.instances.get(instance_id) != "running" or instance_id in self.unmovable:
             raise AddressNotMovable(f"{instance_id} is '{self.instances.get(instance_id)}'")
         self.addresses[allocation_id] = instance_id
+
+    def address_holders(self, allocation_ids: Collection[str]) -> Mapping[str, str]:
+        return {address: holder for address, holder in self.addresses.items() if address in allocation_ids}

@@ -549,6 +549,51 @@ def test_a_late_word_that_a_standby_declines_ends_no_later_handover_and_no_repli
     assert plane.compute.instances[STANDBY] == "running"
 
 
+def with_an_address(**changes: object) -> FakePlane:
+    """Promoted to epoch 2, and the row says that traffic is there; EC2 says that the address is still elsewhere."""
+    plane = FakePlane()
+    values: dict[str, object] = {
+        "epoch": 2,
+        "primary_instance_id": STANDBY,
+        "traffic_epoch": 2,
+        "traffic_adapter": TrafficAdapter.EIP,
+        "traffic_target": "eipalloc-1",
+    }
+    plane.records.put(an_agent(**(values | changes)))
+    plane.records.put_heartbeat(a_heartbeat(instance_id=STANDBY, epoch=2))
+    plane.compute.addresses = {"eipalloc-1": PRIMARY, "eipalloc-2": PRIMARY}
+    return plane
+
+
+def test_the_sweep_returns_an_address_that_a_late_mover_took_back_and_died() -> None:
+    plane = with_an_address()
+    assert signals.sweep(plane)["acted_upon"] == 1
+    assert plane.compute.addresses == {"eipalloc-1": STANDBY, "eipalloc-2": PRIMARY}
+    assert signals.sweep(plane)["acted_upon"] == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"claim_epoch": 2, "claim_attempt": 1, "claim_open": True},
+        {"traffic_adapter": TrafficAdapter.NONE},
+        {"traffic_target": None},
+    ],
+)
+def test_the_sweep_leaves_an_address_alone_that_others_are_at_or_that_is_not_ours(changes: dict[str, object]) -> None:
+    plane = with_an_address(**changes)
+    plane.workflows.fail_overs[f"{AGENT}-2-1"] = {}
+    signals.sweep(plane)
+    assert plane.compute.addresses["eipalloc-1"] == PRIMARY
+
+
+def test_the_sweep_returns_no_address_to_a_primary_that_does_not_serve() -> None:
+    plane = with_an_address()
+    plane.records.put_heartbeat(a_heartbeat(instance_id=STANDBY, epoch=2, serving=False))
+    signals.sweep(plane)
+    assert plane.compute.addresses["eipalloc-1"] == PRIMARY
+
+
 def test_an_operator_is_refused_while_another_replica_is_active() -> None:
     plane = with_a_ready_standby()
     with pytest.raises(Exception, match="one is active at a time"):

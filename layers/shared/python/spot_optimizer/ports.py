@@ -169,6 +169,13 @@ class Compute(Protocol):
         """
         ...
 
+    def address_holders(self, allocation_ids: Collection[str]) -> Mapping[str, str]:
+        """Instance id by allocation id of Elastic IPs; those that are associated with none, or unknown, are absent.
+
+        Raises as `states`.
+        """
+        ...
+
 
 class Inventory(Protocol):
     """What carries our tag on EC2."""

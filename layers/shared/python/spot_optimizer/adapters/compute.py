@@ -6,6 +6,7 @@ import base64
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import batched
 from typing import TYPE_CHECKING, Any, cast
 
 from botocore.exceptions import ClientError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 _SERVICE = "EC2"
 PRODUCT = "Linux/UNIX"
 """Prices differ by product; without this filter they are wrong."""
+
+FILTER_VALUES = 200
+"""So many values a filter takes [Using_Filtering of the EC2 user guide]."""
 
 POOL_CODES = frozenset(
     {
@@ -236,6 +240,25 @@ class Ec2Compute:
             if error_code(error) in NOT_MOVABLE_CODES:
                 raise AddressNotMovable(f"{allocation_id} can not be moved to {instance_id} now: {error}") from error
             raise
+
+    def address_holders(self, allocation_ids: Collection[str]) -> Mapping[str, str]:
+        """Instance id by allocation id of Elastic IPs; those that are associated with none, or unknown, are absent.
+
+        Raises as `states`.
+        """
+        holders: dict[str, str] = {}
+        with service_failures(_SERVICE):
+            for chunk in batched(sorted(allocation_ids), FILTER_VALUES, strict=False):
+                # As a filter, because an address that is unknown by id fails the whole call.
+                answer = self._clients.ec2.describe_addresses(
+                    Filters=[{"Name": "allocation-id", "Values": list(chunk)}]
+                )
+                holders |= {
+                    address["AllocationId"]: address["InstanceId"]
+                    for address in answer["Addresses"]
+                    if address.get("InstanceId")
+                }
+        return holders
 
     def _instances(self, instance_ids: Sequence[str]) -> list[InstanceTypeDef]:
         if not instance_ids:

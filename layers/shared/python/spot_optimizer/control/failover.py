@@ -397,11 +397,16 @@ def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str
     return {"lost": not _promoted(agent, epoch)}
 
 
-def move_traffic(plane: Plane, agent_id: str) -> bool:
+def move_traffic(plane: Plane, agent_id: str, *, is_astray: bool = False) -> bool:
     """Point the traffic path at the primary of the highest epoch; read the row again after each move.
 
     A mover that was overtaken by a later promotion sees the later epoch when it reads again, and repairs what it did:
     also where the later one's mover has recorded his own move already, for ours may have come after it.
+
+    Args:
+        plane: The ports.
+        agent_id: Whose.
+        is_astray: Move it even where the row says that it was moved.
 
     Raises:
         AddressNotMovable: Not now; try again.
@@ -410,7 +415,7 @@ def move_traffic(plane: Plane, agent_id: str) -> bool:
     for _ in range(TRIES):
         agent = plane.records.agent(agent_id)
         recorded = agent.traffic_epoch >= agent.epoch
-        if recorded and moved_for in (None, agent.epoch):
+        if recorded and (moved_for == agent.epoch or (moved_for is None and not is_astray)):
             return moved_for is not None
         if agent.traffic_adapter is TrafficAdapter.EIP and agent.traffic_target is not None:
             plane.compute.move_address(agent.traffic_target, agent.primary_instance_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from typing import Any
 from spot_optimizer.control import pausing, replication
 from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
 from spot_optimizer.domain import catalogue, claims, upkeep
-from spot_optimizer.domain.agents import Agent, Heartbeat, Interruption
+from spot_optimizer.domain.agents import Agent, Heartbeat, Interruption, TrafficAdapter
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
@@ -204,7 +204,9 @@ def sweep(plane: Plane) -> Mapping[str, int]:
     """
     now = plane.clock()
     looked = silent = acted = 0
-    for listed in plane.fleet.agents_with_primary():
+    agents = plane.fleet.agents_with_primary()
+    astray = _astray(plane, agents)
+    for listed in agents:
         looked += 1
         heartbeat = plane.records.heartbeat(listed.agent_id, listed.primary_instance_id)
         last_sign = heartbeat.at if heartbeat is not None else listed.registered_at
@@ -218,6 +220,8 @@ def sweep(plane: Plane) -> Mapping[str, int]:
                 acted += _look_after_replicas(plane, listed)
             with suppress(AgentLost):
                 acted += _catch_up(plane, listed)
+            if listed.agent_id in astray:
+                acted += _return_traffic(plane, listed.agent_id)
         except Transient:
             # One agent's trouble must not keep the sweep from the others; the next sweep looks again.
             continue
@@ -232,6 +236,37 @@ def reconcile_traffic(plane: Plane, agent_id: str) -> bool:
     if claims.concludes(agent) or agent.lost:
         return False
     return move_traffic(plane, agent_id)
+
+
+def _astray(plane: Plane, agents: Sequence[Agent]) -> frozenset[str]:
+    """Agents whose address is elsewhere than their rows say: its mover was overtaken by a later one, and died there."""
+    addresses = {
+        agent.agent_id: agent.traffic_target for agent in agents if agent.traffic_adapter is TrafficAdapter.EIP
+    }
+    try:
+        holders = plane.compute.address_holders({address for address in addresses.values() if address is not None})
+    except Transient:
+        return frozenset()
+    return frozenset(
+        agent.agent_id
+        for agent in agents
+        if (address := addresses.get(agent.agent_id)) is not None and holders.get(address) != agent.primary_instance_id
+    )
+
+
+def _return_traffic(plane: Plane, agent_id: str) -> bool:
+    """Point an address at the primary again that the row calls moved, if that serves."""
+    from spot_optimizer.control.failover import move_traffic
+
+    agent = plane.records.agent(agent_id)
+    if agent.lost or agent.claim_open or agent.traffic_epoch < agent.epoch or agent.traffic_target is None:
+        return False
+    if plane.compute.address_holders([agent.traffic_target]).get(agent.traffic_target) == agent.primary_instance_id:
+        return False
+    heartbeat = plane.records.heartbeat(agent_id, agent.primary_instance_id)
+    if heartbeat is None or not heartbeat.serving or heartbeat.epoch != agent.epoch:
+        return False
+    return move_traffic(plane, agent_id, is_astray=True)
 
 
 def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
