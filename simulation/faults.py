@@ -863,11 +863,11 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     64: _two_promote,
     70: _restarted_behind_a_promotion,
     71: _standby_forgotten,
+    72: _report_held_beyond_a_withdrawal,
     74: _many_orphans,
+    76: _token_held_beyond_its_execution,
     77: _orphans_amid_trouble,
     78: _two_sweep,
-    72: _report_held_beyond_a_withdrawal,
-    76: _token_held_beyond_its_execution,
     84: _opened_again_beyond_the_epoch,
     88: _traffic_taken_back_for_good,
 }

@@ -191,7 +191,7 @@ class Invariants:
         )
 
     def _check_swept(self, instance: Ec2Instance) -> None:
-        """A sweep ends what has been nobody's for the grace, is not taken back anyway, and never many things at once."""
+        """A sweep ends what has been nobody's for the grace and is not taken back anyway; never many things at once."""
         world, instance_id = self._world, instance.machine.instance_id
         demand(instance_id in world.strays, "only orphans are swept", "%s is somebody's", instance_id)
         waited = world.kernel.now - world.strays[instance_id]
@@ -500,7 +500,9 @@ class Invariants:
         if instance is None or not instance.machine.alive:
             return
         demand(
-            now != ReplicaState.FAILED or row["status"] == ReplicaState.LAUNCHING or name == "decline handover",
+            now != ReplicaState.FAILED
+            or row["status"] == ReplicaState.LAUNCHING
+            or name in ("decline handover", "forget replica"),
             "a standby that lives has not failed",
             "'%s' ends %s, whose instance %s lives",
             name,
