@@ -63,6 +63,12 @@ FLEET_API: Final = (
     "GET /api/switches",
 )
 
+#: Looking only, at what takes longer to read.
+REPORT_API: Final = (
+    "GET /api/metrics",
+    "GET /api/savings",
+)
+
 OPERATOR_API: Final = (
     "GET /api/clients",
     "POST /api/clients",

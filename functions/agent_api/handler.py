@@ -54,26 +54,23 @@ def register(body: RegisterRequest, idempotency_key: IdempotencyKey = None) -> R
 def heartbeat(agent_id: AgentId, body: HeartbeatRequest) -> HeartbeatAnswer:
     """The answer tells what the instance is to be. 409 with `current_epoch`: its epoch is over, it must not serve."""
     instance_id = callers.as_instance(api.caller, agent_id, claimed=body.instance_id)
-    told = heartbeats.take_heartbeat(
-        wiring.plane(),
-        Heartbeat(
-            agent_id=agent_id,
-            instance_id=instance_id,
-            epoch=body.epoch,
-            role=body.role,
-            serving=body.serving,
-            healthy=body.healthy,
-            at=wiring.clock(),
-            agent_version=body.agent_version,
-            protection=body.protection,
-            state_bytes=body.state_bytes,
-            state_bytes_per_second=body.state_bytes_per_second,
-            changed_bytes_per_second=body.changed_bytes_per_second,
-            snapshot_usd_per_day=body.snapshot_usd_per_day,
-        ),
-        caller=api.caller,
-        reconciling=wiring.reconciling(),
+    sign = Heartbeat(
+        agent_id=agent_id,
+        instance_id=instance_id,
+        epoch=body.epoch,
+        role=body.role,
+        serving=body.serving,
+        healthy=body.healthy,
+        at=wiring.clock(),
+        agent_version=body.agent_version,
+        protection=body.protection,
+        state_bytes=body.state_bytes,
+        state_bytes_per_second=body.state_bytes_per_second,
+        changed_bytes_per_second=body.changed_bytes_per_second,
+        snapshot_usd_per_day=body.snapshot_usd_per_day,
     )
+    told = heartbeats.take_heartbeat(wiring.plane(), sign, caller=api.caller, reconciling=wiring.reconciling())
+    heartbeats.count_uptime(wiring.uptime(), sign)
     return HeartbeatAnswer.of(told.orders, told.agent)
 
 

@@ -23,7 +23,16 @@ from spot_optimizer.api.router import Router
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = (ROOT / "docs" / "openapi.json", ROOT / "functions" / "operator_api" / "openapi.json")
-ROUTERS = ("agent_api", "replica_api", "snapshot_api", "price_api", "model_api", "fleet_api", "operator_api")
+ROUTERS = (
+    "agent_api",
+    "replica_api",
+    "snapshot_api",
+    "price_api",
+    "model_api",
+    "fleet_api",
+    "report_api",
+    "operator_api",
+)
 TITLE = "Spot Optimizer"
 ABOUT = "Runs stateful workloads on EC2 Spot and survives interruptions without their users noticing."
 BEARER = {"type": "http", "scheme": "bearer", "description": "spo_<kind>_<id>_<secret>"}

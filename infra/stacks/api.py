@@ -70,6 +70,8 @@ class ApiStack(Stack):
         snapshot_api = self._function("SnapshotApi", timeout_seconds=25, memory_megabytes=512)
         price_api = self._function("PriceApi", timeout_seconds=25, memory_megabytes=1024)
         fleet_api = self._function("FleetApi", timeout_seconds=15, memory_megabytes=512)
+        # a month of prices of several pools is read and added up: most of that is work for the processor
+        report_api = self._function("ReportApi", timeout_seconds=29, memory_megabytes=1769)
         operator_api = self._function("OperatorApi", timeout_seconds=15, memory_megabytes=512)
         model_api = self._function("ModelApi", timeout_seconds=15, memory_megabytes=512)
         self._allow_authorize(authorize)
@@ -78,6 +80,7 @@ class ApiStack(Stack):
         self._allow_snapshot_api(snapshot_api)
         self._allow_price_api(price_api)
         self._allow_fleet_api(fleet_api)
+        self._allow_report_api(report_api)
         self._allow_operator_api(operator_api)
         self._allow_model_api(model_api)
 
@@ -87,6 +90,7 @@ class ApiStack(Stack):
         api.serve(routes.SNAPSHOT_API, by=snapshot_api)
         api.serve(routes.PRICE_API, by=price_api)
         api.serve(routes.FLEET_API, by=fleet_api)
+        api.serve(routes.REPORT_API, by=report_api)
         api.serve(routes.OPERATOR_API, by=operator_api)
         api.serve(routes.MODEL_API, by=model_api)
         api.serve_anyone(
@@ -214,6 +218,18 @@ class ApiStack(Stack):
             function.grantee, "agent-index", "client-index", "listing-index", "pool-index"
         )
         data.switches.allow_query_by(function.grantee, "agent-index", "client-index", "listing-index")
+
+    def _allow_report_api(self, function: Function) -> None:
+        data = self._data
+        data.agents.allow(function.grantee, "GetItem")
+        data.agents.allow_query_by(function.grantee, "client-index", "listing-index")
+        data.heartbeats.allow(function.grantee, "Query")
+        data.replicas.allow(function.grantee, "Query")
+        data.pools.allow(function.grantee, "GetItem")
+        data.clean_prices.allow(function.grantee, "Query")
+        data.instances.allow_query_by(function.grantee, "agent-index")
+        for table in (data.interruptions, data.switches):
+            table.allow_query_by(function.grantee, "agent-index", "client-index", "listing-index")
 
     def _allow_operator_api(self, function: Function) -> None:
         data = self._data

@@ -36,6 +36,7 @@ _ROUTERS: Mapping[str, tuple[str, ...]] = {
     "price_api": routes.PRICE_API,
     "model_api": routes.MODEL_API,
     "fleet_api": routes.FLEET_API,
+    "report_api": routes.REPORT_API,
     "operator_api": (*routes.OPEN, *routes.OPERATOR_API),
 }
 _BY_ROUTE = tuple(

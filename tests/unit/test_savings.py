@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spot_optimizer.domain.pools import Lifecycle, Pool
-from spot_optimizer.domain.prices import PriceChange
-from spot_optimizer.domain.savings import Part, Ran, save
+from spot_optimizer.domain.prices import Observation, PriceChange, Source
+from spot_optimizer.domain.savings import Part, PriceUnknown, Ran, save, steps_seen
 from tests.builders import NOON
 
 POOL = "us-east-1a.m5.large"
@@ -166,3 +166,23 @@ def test_a_replayed_month_agrees_to_the_cent_with_an_independent_recomputation()
     assert min(cents.values()) > 100
     assert found.unpriced == timedelta(0)
     assert Decimal("0.2") < found.net_saving < Decimal("0.7")
+
+
+def seen(minutes: float, usd: str) -> Observation:
+    return Observation(POOL, NOON + timedelta(minutes=minutes), Decimal(usd), Source.AWS_HISTORY, "test")
+
+
+def test_a_price_is_carried_over_short_holes_and_no_further() -> None:
+    rows = [seen(0, "0.03"), seen(5, "0.03"), seen(65, "0.05"), seen(200, "0.05")]
+    steps = steps_seen(rows, until=NOON + timedelta(minutes=205))
+    assert [step.changed_at for step in steps if isinstance(step, PriceUnknown)] == [NOON + timedelta(minutes=70)]
+    found = saved(ran(205 / 60), prices={POOL: steps})
+    assert found.unpriced == timedelta(minutes=130)
+    paid = (65 * Decimal("0.03") + 5 * Decimal("0.05") + 5 * Decimal("0.05")) / 60
+    assert abs(found.spot_usd - paid) < Decimal("0.000001")
+
+
+def test_what_nobody_has_seen_for_long_is_unknown_to_the_end() -> None:
+    steps = steps_seen([seen(0, "0.03")], until=NOON + timedelta(hours=3))
+    assert saved(ran(3), prices={POOL: steps}).unpriced == timedelta(minutes=175)
+    assert steps_seen([], until=NOON) == ()

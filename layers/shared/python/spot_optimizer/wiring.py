@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.records import DynamoRecords
     from spot_optimizer.adapters.sessions import Clients
     from spot_optimizer.adapters.snapshot_objects import S3SnapshotObjects
+    from spot_optimizer.adapters.uptime import DynamoUptime
     from spot_optimizer.adapters.workflows import StepFunctionsActivations
     from spot_optimizer.control.deciding import DecidingPlane
     from spot_optimizer.control.live_model import LiveModel
     from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
+    from spot_optimizer.control.reporting import ReportingPlane
     from spot_optimizer.ports import (
         Compute,
         Filling,
@@ -437,6 +439,48 @@ class _WiredDecidingPlane(_WiredPlane):
 def deciding_plane() -> DecidingPlane:
     """Everything that deciding needs from outside."""
     return _WiredDecidingPlane()
+
+
+@lru_cache
+def uptime() -> DynamoUptime:
+    """For how long health checks passed."""
+    from spot_optimizer.adapters.uptime import DynamoUptime
+
+    config = settings()
+    return DynamoUptime(_database(), table_name=lambda: config.heartbeats_table)
+
+
+class _WiredReportingPlane:
+    """What reports are made of on AWS, each built when it is first asked for."""
+
+    @property
+    def rows(self) -> DynamoRecords:
+        return records()
+
+    @property
+    def history(self) -> DynamoHistory:
+        return history()
+
+    @property
+    def fleet(self) -> DynamoFleet:
+        return fleet()
+
+    @property
+    def prices(self) -> DynamoPrices:
+        return prices()
+
+    @property
+    def hours_passed(self) -> DynamoUptime:
+        return uptime()
+
+    def clock(self) -> datetime:
+        return clock()
+
+
+@lru_cache
+def reporting_plane() -> ReportingPlane:
+    """Everything that reports need from outside."""
+    return _WiredReportingPlane()
 
 
 def warm_up() -> None:

@@ -101,6 +101,10 @@ class DynamoHistory:
         """One page of a client's instances, the last that joined first."""
         return self._instances.newest(instances.CLIENT_INDEX, client_id, after=after, limit=limit, only={"role": role})
 
+    def instances_of(self, agent_id: str) -> tuple[Instance, ...]:
+        """All instances that an agent ever had."""
+        return tuple(self._instances.query_index(instances.AGENT_INDEX, agent_id))
+
 
 def _way_in(table: Any, scope: Scope) -> tuple[Index, str]:
     if scope.agent_id is not None:

@@ -10,7 +10,7 @@ from spot_optimizer.control import signals
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain import claims, orders, tokens
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance
-from spot_optimizer.domain.orders import Orders
+from spot_optimizer.domain.orders import Orders, Role
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.tokens import Caller
 from spot_optimizer.errors import (
@@ -32,6 +32,14 @@ class Reconciling(Protocol):
 
     def reconcile_traffic(self, agent_id: str) -> None:
         """Ask; asking again is harmless."""
+        ...
+
+
+class Uptime(Protocol):
+    """Counts for how long health checks pass."""
+
+    def note(self, heartbeat: Heartbeat) -> None:
+        """Go on counting with a sign of life."""
         ...
 
 
@@ -69,6 +77,16 @@ def take_heartbeat(plane: Plane, heartbeat: Heartbeat, *, caller: Caller, reconc
         with suppress(Transient):
             reconciling.reconcile_traffic(agent.agent_id)
     return Told(agent, told)
+
+
+def count_uptime(uptime: Uptime, heartbeat: Heartbeat) -> None:
+    """Count a primary's sign of life, once it was told what it is to be.
+
+    No failover waits for this or reads it: a sign that can not be counted now is a moment that did not pass.
+    """
+    if heartbeat.role == Role.PRIMARY:
+        with suppress(Transient):
+            uptime.note(heartbeat)
 
 
 def _tell(plane: Plane, agent: Agent, instance: Instance, *, epoch: int) -> tuple[Agent, Orders]:

@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from spot_optimizer.domain.pools import Lifecycle, Pool
-from spot_optimizer.domain.prices import PriceChange
+from spot_optimizer.domain.prices import Observation, PriceChange, bucket_start
 
 FREE_IF_INTERRUPTED_WITHIN = timedelta(hours=1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -27,11 +27,25 @@ _MICROSECONDS_PER_HOUR = timedelta(hours=1) // _MICROSECOND
 _TICK = Decimal("0.000001")
 
 
+CARRIED_FOR = timedelta(hours=1)
+"""So far a price is taken to hold behind the last bucket in which somebody saw it; then it counts as unknown."""
+
+
 class Part(enum.StrEnum):
-    """What an instance was to its agent for some time."""
+    """What an instance was to its agent for some time. One that has handed over and still runs stands by."""
 
     PRIMARY = "primary"
     STANDBY = "standby"
+
+
+@dataclass(frozen=True, slots=True)
+class PriceUnknown:
+    """From this moment on, nobody saw what a pool cost."""
+
+    changed_at: datetime
+
+
+type Step = PriceChange | PriceUnknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +117,7 @@ def save(
     *,
     since: datetime,
     until: datetime,
-    prices: Mapping[str, Sequence[PriceChange]],
+    prices: Mapping[str, Sequence[Step]],
     on_demand: Mapping[str, Decimal],
     sized_for: str,
 ) -> Savings:
@@ -128,7 +142,7 @@ def save(
         if ran.is_free:
             continue
         if ran.lifecycle is Lifecycle.SPOT:
-            steps: Sequence[PriceChange] = prices.get(ran.pool_id, ())
+            steps: Sequence[Step] = prices.get(ran.pool_id, ())
         else:
             known = on_demand.get(Pool.parse(ran.pool_id).instance_type)
             steps = () if known is None else (PriceChange(begin, known),)
@@ -146,7 +160,27 @@ def save(
     )
 
 
-def _integral(steps: Sequence[PriceChange], begin: datetime, end: datetime) -> tuple[Decimal, timedelta]:
+def steps_seen(rows: Sequence[Observation], *, until: datetime) -> tuple[Step, ...]:
+    """One pool's clean rows as steps of its price.
+
+    A bucket without a row is one in which nobody looked. Over a few of them the price is carried, as it is nearly
+    always the same; what lies behind a longer hole is not guessed.
+
+    Args:
+        rows: In order.
+        until: The end of the time that is looked at, at most now.
+    """
+    steps: list[Step] = []
+    for place, row in enumerate(rows):
+        steps.append(PriceChange(row.observed_at, row.usd_per_hour))
+        seen_until = bucket_start(row.bucket + 1)
+        following = bucket_start(rows[place + 1].bucket) if place + 1 < len(rows) else until
+        if following - seen_until > CARRIED_FOR:
+            steps.append(PriceUnknown(seen_until))
+    return tuple(steps)
+
+
+def _integral(steps: Sequence[Step], begin: datetime, end: datetime) -> tuple[Decimal, timedelta]:
     """Price times microseconds, which is exact, and for how long no price was in force yet."""
     first = bisect_right(steps, begin, key=lambda step: step.changed_at) - 1
     total = Decimal(0)
@@ -159,5 +193,9 @@ def _integral(steps: Sequence[PriceChange], begin: datetime, end: datetime) -> t
         if step.changed_at >= end:
             break
         until = min(steps[place + 1].changed_at, end) if place + 1 < len(steps) else end
-        total += step.usd_per_hour * ((until - max(step.changed_at, begin)) // _MICROSECOND)
+        held = until - max(step.changed_at, begin)
+        if isinstance(step, PriceUnknown):
+            without += held
+        else:
+            total += step.usd_per_hour * (held // _MICROSECOND)
     return total, without
