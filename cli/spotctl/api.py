@@ -69,7 +69,14 @@ class Api:
         return self._call("GET", path, ids, query=query, repeatable=True)
 
     def pages(
-        self, path: str, key: str, *, at_most: int | None = None, query: Mapping[str, Any] | None = None, **ids: str
+        self,
+        path: str,
+        key: str,
+        *,
+        at_most: int | None = None,
+        page_size: int = PAGE,
+        query: Mapping[str, Any] | None = None,
+        **ids: str,
     ) -> Iterator[Document]:
         """Read a list to its end, page after page.
 
@@ -77,13 +84,14 @@ class Api:
             path: As for `get`.
             key: Under which the page holds its items.
             at_most: How many items to read.
+            page_size: How many the API gives at once at most.
             query: Filters.
             **ids: As for `get`.
         """
         cursor: str | None = None
         left = at_most
         while left is None or left > 0:
-            limit = PAGE if left is None else min(PAGE, left)
+            limit = page_size if left is None else min(page_size, left)
             page = self.get(path, query={**(query or {}), "limit": limit, "cursor": cursor}, **ids)
             items = page[key]
             yield from items if left is None else items[:left]

@@ -19,6 +19,7 @@ from spotctl.commands import (
     pausing,
     prices,
     replicas,
+    reports,
     signing,
     tokens,
 )
@@ -62,6 +63,8 @@ app.command("resume", rich_help_panel="Workloads")(pausing.resume)
 app.command("switches", rich_help_panel="What happened")(fleet.list_switches)
 app.command("interruptions", rich_help_panel="What happened")(fleet.list_interruptions)
 app.command("orphans", rich_help_panel="What happened")(orphans.list_orphans)
+app.command("savings", rich_help_panel="What happened")(reports.list_savings)
+app.command("metrics", rich_help_panel="What happened")(reports.show_metrics)
 app.command("pools", rich_help_panel="Prices")(prices.list_pools)
 app.command("prices", rich_help_panel="Prices")(prices.show_prices)
 app.command("quality", rich_help_panel="Prices")(prices.show_quality)

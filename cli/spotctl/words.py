@@ -122,9 +122,14 @@ def money(value: Any) -> str:
     return f"{exact:f}" if -int(exact.as_tuple().exponent) > 4 else f"{exact:.4f}"
 
 
+def amount(value: Any) -> str:
+    """A sum of money, to a hundredth of a cent."""
+    return NOTHING if value is None else f"{Decimal(str(value)):.4f}"
+
+
 def usd(value: Any) -> str:
     """An amount with its currency."""
-    return NOTHING if value is None else f"{money(value)} USD"
+    return NOTHING if value is None else f"{amount(value)} USD"
 
 
 def read_moment(value: Any) -> datetime:

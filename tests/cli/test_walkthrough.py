@@ -14,6 +14,7 @@ import pytest
 from spot_optimizer import wiring
 from spot_optimizer.demo_data import loading
 from spot_optimizer.demo_data.scene import demo_pools, heartbeats, set_scene
+from spot_optimizer.domain.uptime import HOUR, HourPassed
 from spotctl.failures import ExitCode, NotUnderstood
 from spotctl.times import read_time
 from tests.adapters.tables import REGION
@@ -43,6 +44,20 @@ def demo(deployed: Http) -> Iterator[ServedApi]:
     loading.load(region=REGION, now=NOON, force=True, progress=lambda *_: None, prices_for=timedelta(days=1))
     for heartbeat in heartbeats(set_scene(REGION, NOON), datetime.now(UTC)):
         wiring.records().put_heartbeat(heartbeat)
+    for hours in range(73):
+        # Up all the time, but for the minute in which it was handed over.
+        well = HOUR if hours != 48 else HOUR - timedelta(seconds=61)
+        hour = NOON - hours * HOUR
+        served = HourPassed(
+            agent_id="agt-demo-orders",
+            instance_id="i-0",
+            hour=hour,
+            passed_us=well // timedelta(microseconds=1),
+            seen_at=hour + HOUR,
+            passing=True,
+            epoch=2,
+        )
+        wiring.uptime().keep(served)
     with serve(deployed) as api:
         yield api
 

@@ -96,7 +96,7 @@ def test_the_first_hour_counts_from_the_launch_and_not_from_the_promotion() -> N
 
 def test_what_ran_before_any_price_was_known_is_told_and_not_guessed() -> None:
     early = saved(ran(2, begins=-1))
-    assert (early.spot_usd, early.unpriced) == (Decimal("0.03"), HOUR)
+    assert (early.spot_usd, early.unpriced, early.counterfactual_usd) == (Decimal("0.03"), HOUR, Decimal("0.096"))
     assert saved(ran(2), prices={}).unpriced == 2 * HOUR
     assert saved(ran(2, lifecycle=Lifecycle.ON_DEMAND), on_demand={}).unpriced == 2 * HOUR
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_one_primary_follows_the_other_without_a_hole(minutes: list[int], chance
     found = primaries(ran(agent, switches, replicas))
     assert [one.instance_id for one in found] == [name(number) for number in range(len(minutes) + 1)]
     edges = [NOON, *map(at, minutes), at(600)]
-    assert [(one.since, one.until) for one in found] == list(zip(edges, edges[1:], strict=False))
+    assert [(one.since, one.until) for one in found] == list(itertools.pairwise(edges))
 
 
 def test_a_standby_costs_from_its_launch_until_it_is_promoted_or_ends() -> None:

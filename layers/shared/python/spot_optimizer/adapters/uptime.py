@@ -82,19 +82,23 @@ class DynamoUptime:
         hour = hour_of(heartbeat.at)
         last = self._hour(heartbeat, hour) or self._hour(heartbeat, hour - HOUR)
         for passed in count(last, heartbeat):
-            self._table.put(
-                _Kept(
-                    agent_id=passed.agent_id,
-                    instance_id=_key(passed.hour, passed.instance_id),
-                    of_instance=passed.instance_id,
-                    hour=passed.hour,
-                    passed_us=passed.passed_us,
-                    seen_at=passed.seen_at,
-                    passing=passed.passing,
-                    epoch=passed.epoch,
-                ),
-                forget_at=passed.hour + KEPT_FOR,
-            )
+            self.keep(passed)
+
+    def keep(self, passed: HourPassed) -> None:
+        """Write an hour as it is now."""
+        self._table.put(
+            _Kept(
+                agent_id=passed.agent_id,
+                instance_id=_key(passed.hour, passed.instance_id),
+                of_instance=passed.instance_id,
+                hour=passed.hour,
+                passed_us=passed.passed_us,
+                seen_at=passed.seen_at,
+                passing=passed.passing,
+                epoch=passed.epoch,
+            ),
+            forget_at=passed.hour + KEPT_FOR,
+        )
 
     def between(self, agent_id: str, since: datetime, until: datetime) -> tuple[HourPassed, ...]:
         """What an agent's instances came to in the hours of a period; both ends are whole hours, the last excluded."""

@@ -40,6 +40,9 @@ class SavingsAnswer(Answer):
     net_saving_usd: Usd | None = Field(description="Negative where standbys and fallbacks cost more than spot saved.")
     net_saving_percent: float | None
     unpriced_seconds: float = Field(description="For so long something ran whose price is not known.")
+    presumed_spot: tuple[str, ...] = Field(
+        description="Instances that we did not launch, such as the first primary: taken to be on spot."
+    )
     unknown: Unknown
 
     @classmethod
@@ -63,6 +66,7 @@ class SavingsAnswer(Answer):
             net_saving_usd=sums.net_saving_usd if known else None,
             net_saving_percent=None if sums.net_saving is None else round(float(sums.net_saving * 100), 2),
             unpriced_seconds=sums.unpriced.total_seconds(),
+            presumed_spot=ledger.presumed_spot,
             unknown=ledger.unknown,
         )
 

@@ -161,6 +161,7 @@ class Ledger:
         sized_for: The instance type that it would run on, on demand.
         on_demand_usd_per_hour: What that costs now; None if that is not known, and then no saving is either.
         unknown: For people: what is not known, and what that does to the sums.
+        presumed_spot: Instances that we did not launch, so that how they were bought is not known: the first primary.
     """
 
     agent: Agent
@@ -169,6 +170,7 @@ class Ledger:
     on_demand_usd_per_hour: Decimal | None
     savings: Savings
     unknown: tuple[str, ...]
+    presumed_spot: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,24 +340,17 @@ def _ledger(
         sized_for=sized_for,
         on_demand_usd_per_hour=known.get(sized_for),
         savings=came_to,
-        unknown=tuple(_unknown(came_to, runs, replicas, known, sized_for)),
+        unknown=tuple(_unknown(came_to, runs, known, sized_for)),
+        presumed_spot=stretches.presumed_spot(runs, replicas),
     )
 
 
-def _unknown(
-    came_to: Savings,
-    runs: Sequence[Ran],
-    replicas: Sequence[Replica],
-    known: Mapping[str, Decimal],
-    sized_for: str,
-) -> Iterator[str]:
+def _unknown(came_to: Savings, runs: Sequence[Ran], known: Mapping[str, Decimal], sized_for: str) -> Iterator[str]:
     if runs and sized_for not in known:
         yield f"what {sized_for} costs on demand is not known (yet), so no saving can be told"
     if came_to.unpriced:
         hours = came_to.unpriced / timedelta(hours=1)
-        yield f"for {hours:.2f} instance hours no price is known; they are in no sum, so the saving is overstated"
-    for instance_id in stretches.presumed_spot(runs, replicas):
-        yield f"how {instance_id} was bought is not known, for it was not launched by us; it is taken to be on spot"
+        yield f"for {hours:.2f} instance hours no price is known; they are in no sum, on neither side"
 
 
 def _uptime(plane: ReportingPlane, agents: Sequence[Agent], period: Period) -> Uptime:

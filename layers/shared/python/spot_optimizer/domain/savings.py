@@ -87,7 +87,8 @@ class Savings:
         standby_usd: Of standbys, however they were bought.
         on_demand_fallback_usd: Of primaries that had to be bought on demand.
         counterfactual_usd: Of the same hours of a primary, on demand throughout, on the type the workload is sized for.
-        unpriced: For how long something ran whose price is not known; it is in no sum, so that a saving is overstated.
+        unpriced: For how long something ran whose price is not known; it is in no sum, nor is what a primary would have
+            cost on demand meanwhile. Of a standby, the saving is overstated by it.
     """
 
     spot_usd: Decimal
@@ -137,17 +138,19 @@ def save(
         begin, end = max(ran.since, since), min(ran.until, until)
         if begin >= end:
             continue
-        if ran.part is Part.PRIMARY and sized_for in on_demand:
-            sums["counterfactual"] += on_demand[sized_for] * ((end - begin) // _MICROSECOND)
+        steps: Sequence[Step]
         if ran.is_free:
-            continue
-        if ran.lifecycle is Lifecycle.SPOT:
-            steps: Sequence[Step] = prices.get(ran.pool_id, ())
+            steps = (PriceChange(begin, Decimal(0)),)
+        elif ran.lifecycle is Lifecycle.SPOT:
+            steps = prices.get(ran.pool_id, ())
         else:
             known = on_demand.get(Pool.parse(ran.pool_id).instance_type)
             steps = () if known is None else (PriceChange(begin, known),)
         cost, without = _integral(steps, begin, end)
         unpriced += without
+        if ran.part is Part.PRIMARY and sized_for in on_demand:
+            # What was paid is compared with the same hours, so where it is not known, nothing is.
+            sums["counterfactual"] += on_demand[sized_for] * ((end - begin - without) // _MICROSECOND)
         kind = "standby" if ran.part is Part.STANDBY else "spot" if ran.lifecycle is Lifecycle.SPOT else "fallback"
         sums[kind] += cost
     usd = {kind: (total / _MICROSECONDS_PER_HOUR).quantize(_TICK) for kind, total in sums.items()}
