@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 from unittest.mock import patch
 
@@ -17,7 +18,7 @@ from simulation.faults import draw_plan
 from simulation.tables import EVERY, ConditionName
 from simulation.world import TOO_LONG, World
 from spot_optimizer.control import failover, replication, signals
-from spot_optimizer.domain import lease, pools, primary, standby
+from spot_optimizer.domain import lease, orphans, pools, primary, standby
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
     AnswerLease,
@@ -244,6 +245,33 @@ RULES: dict[str, Patch] = {
 }
 
 
+def _sweeping_without(**forgotten: Any) -> Patch:
+    def judge(resource: Any, claims: Any, circumstances: Any, *, now: Any) -> Any:
+        return _JUDGE(resource, claims, replace(circumstances, **forgotten), now=now)
+
+    return lambda: patch.object(orphans, "judge", judge)
+
+
+def _planning_with(**changed: Any) -> Patch:
+    return lambda: patch.object(
+        orphans, "plan_sweep", lambda judged, report, **given: _PLAN_SWEEP(judged, report, **(given | changed))
+    )
+
+
+_JUDGE = orphans.judge
+_PLAN_SWEEP = orphans.plan_sweep
+
+RULES |= {
+    "orphans: ended at first sight": _planning_with(grace=timedelta(0)),
+    "orphans: any number at once": lambda: patch.object(orphans, "most_ended", lambda _instances: 1000),
+    "orphans: the newest copy may be among them": lambda: patch.object(
+        orphans, "newer_copy_exists", lambda *_arguments, **_options: True
+    ),
+    "orphans: a notice is not asked for": _sweeping_without(is_taken_back=False),
+    "orphans: a replica's claim is not asked for": lambda: patch.object(orphans, "claim_on", lambda *_arguments: None),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Implied:
     """Why a condition never decides alone.
@@ -462,6 +490,9 @@ EFFECTLESS: dict[str, str] = {
     ),
     "raise urgency / urgency only rises / claim_attempt": (
         "the signal is about this epoch's primary, whichever attempt is at work; refused, it is raised on the next one"
+    ),
+    "report ended orphans / a sweep reports for itself / sweep_number": (
+        "what an earlier sweep ended is ended; the list is for people, and a later sweep's replaces it anyway"
     ),
     "release claim / only the own claim is released / claim_open": "a closed claim is closed again, to no effect",
     "traffic moved / traffic follows the epoch upwards / traffic_epoch": (

@@ -284,6 +284,10 @@ class SimulatedInventory:
         resources: tuple[Resource, ...] = self._calls.read("inventory", read)
         return resources
 
+    def is_taken_back(self, instance_id: str) -> bool:
+        marked: bool = self._calls.read("is_taken_back", lambda: self._ec2.instances[instance_id].going_at is not None)
+        return marked
+
     def end(self, resource: Resource) -> None:
         self._calls.write(
             "end orphan", lambda: self._ec2.terminate(resource.resource_id), unknown=ControlPlaneUnavailable

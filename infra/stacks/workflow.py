@@ -208,10 +208,12 @@ class WorkflowStack(Stack):
 
     def _allow_sweep_orphans(self) -> None:
         data, function = self._data, self.sweep_orphans
-        for table in (data.agents, data.replicas, data.instances, data.interruptions, data.heartbeats):
+        for table in (data.agents, data.replicas, data.instances, data.interruptions):
             table.allow(function.grantee, "GetItem")
         data.fleet_controls.allow(function.grantee, *CONDITIONAL_WRITES)
-        allow_looking(function, "DescribeInstances", "DescribeVolumes", "DescribeAddresses")
+        allow_looking(
+            function, "DescribeInstances", "DescribeSpotInstanceRequests", "DescribeVolumes", "DescribeAddresses"
+        )
         allow_ending(function)
 
     def _allow_collect_prices(self) -> None:

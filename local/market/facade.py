@@ -42,6 +42,7 @@ class Ec2Facade:
             "CreateFleet": self._create_fleet,
             "DescribeInstances": self._describe_instances,
             "DescribeInstanceStatus": self._describe_instance_status,
+            "DescribeSpotInstanceRequests": self._describe_spot_instance_requests,
             "TerminateInstances": self._terminate_instances,
             "DescribeSpotPriceHistory": self._describe_spot_price_history,
             "DescribeInstanceTypes": self._describe_instance_types,
@@ -197,6 +198,18 @@ class Ec2Facade:
         chosen = [each for each in self._chosen(request) if everything or each.state == "running"]
         shown, more = page(matching(chosen, request.get("Filters", []), readers, self._tags), request)
         return {"InstanceStatuses": [_status_answer(instance) for instance in shown], **more}
+
+    async def _describe_spot_instance_requests(self, request: Structure) -> Structure:
+        readers: dict[str, Callable[[Instance], str | Sequence[str] | None]] = {
+            "instance-id": lambda instance: instance.instance_id,
+            "spot-instance-request-id": lambda instance: instance.spot_request_id,
+            "status-code": _spot_status,
+        }
+        asked = request.get("SpotInstanceRequestIds")
+        spot = [each for each in self._market.instances.values() if each.spot_request_id is not None]
+        chosen = [each for each in spot if not asked or each.spot_request_id in asked]
+        shown, more = page(matching(chosen, request.get("Filters", []), readers, self._tags), request)
+        return {"SpotInstanceRequests": [_spot_request_answer(instance) for instance in shown], **more}
 
     async def _terminate_instances(self, request: Structure) -> Structure:
         found = [self._market.find(instance_id) for instance_id in request.get("InstanceIds", [])]
@@ -501,6 +514,28 @@ def _status_answer(instance: Instance) -> dict[str, Any]:
         "InstanceState": _state_answer(instance.state),
         "InstanceStatus": {"Status": health, "Details": details},
         "SystemStatus": {"Status": health, "Details": details},
+    }
+
+
+def _spot_status(instance: Instance) -> str:
+    """How AWS words it (docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-request-status.html)."""
+    if instance.state in ("shutting-down", "terminated"):
+        by_us = instance.reason_code.startswith("Client.")
+        return "instance-terminated-by-user" if by_us else "instance-terminated-no-capacity"
+    if instance.notice is not None:
+        return "marked-for-stop" if instance.notice["action"] == "stop" else "marked-for-termination"
+    return "fulfilled"
+
+
+def _spot_request_answer(instance: Instance) -> dict[str, Any]:
+    return {
+        "SpotInstanceRequestId": instance.spot_request_id,
+        "InstanceId": instance.instance_id,
+        "State": "active" if instance.is_alive else "closed",
+        "Status": {"Code": _spot_status(instance), "Message": ""},
+        "Type": "one-time",
+        "CreateTime": instance.launched_at,
+        "LaunchedAvailabilityZone": instance.availability_zone,
     }
 
 

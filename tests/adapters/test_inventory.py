@@ -91,3 +91,15 @@ def test_a_refusal_is_no_success(clients: Clients, inventory: Ec2Inventory) -> N
         inventory.end(ours(Kind.INSTANCE, "i-1"))
     with pytest.raises(Throttled):
         inventory.end(ours(Kind.VOLUME, "vol-1"))
+
+
+@pytest.mark.parametrize(
+    ("code", "is_taken_back"), [("fulfilled", False), ("marked-for-termination", True), ("marked-for-stop", True)]
+)
+def test_a_spot_request_that_is_marked_tells_of_a_notice(
+    clients: Clients, inventory: Ec2Inventory, code: str, is_taken_back: bool
+) -> None:
+    request = f"<item><status><code>{code}</code></status></item>"
+    inner = f"<spotInstanceRequestSet>{request}</spotInstanceRequestSet>"
+    Transport(clients.ec2, "ec2", ec2("DescribeSpotInstanceRequests", inner))
+    assert inventory.is_taken_back("i-1") is is_taken_back

@@ -132,6 +132,7 @@ def test_the_sweep_for_orphans_ends_what_carries_our_tag_and_writes_its_report_a
     ending = {"ec2:TerminateInstances", "ec2:DeleteVolume", "ec2:ReleaseAddress"}
     changing = {action for action in actions(statements) if action.startswith("ec2:")} - {
         "ec2:DescribeInstances",
+        "ec2:DescribeSpotInstanceRequests",
         "ec2:DescribeVolumes",
         "ec2:DescribeAddresses",
     }

@@ -384,3 +384,20 @@ def test_step_functions_launch_through_the_same_market(aws: LocalAws, build: Bui
     assert execution["status"] == "SUCCEEDED", execution
     instance_id = json.loads(execution["output"])["Instances"][0]["InstanceId"]
     assert aws.market.instance(instance_id).instance_type == "t3.micro"
+
+
+def test_a_spot_request_tells_of_the_notice(aws: LocalAws, build: Builder) -> None:
+    instance = build.an_instance()
+
+    def code() -> str:
+        asked = [{"Name": "instance-id", "Values": [instance.instance_id]}]
+        [request] = aws.client("ec2").describe_spot_instance_requests(Filters=asked)["SpotInstanceRequests"]
+        assert request["InstanceId"] == instance.instance_id
+        return str(request["Status"]["Code"])
+
+    assert code() == "fulfilled"
+    aws.market.interrupt(instance.instance_id, notice_seconds=60)
+    assert code() == "marked-for-termination"
+    aws.market.kill(instance.instance_id)
+    build.await_state(instance.instance_id, "terminated")
+    assert code() == "instance-terminated-no-capacity"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from spot_optimizer.control import orphans as sweeper
 from spot_optimizer.control import pausing
 from spot_optimizer.control.orphans import Swept
-from spot_optimizer.domain.agents import HandoverState, InstanceRole
+from spot_optimizer.domain.agents import Agent, HandoverState, InstanceRole
 from spot_optimizer.domain.orphans import (
-    SIGN_OF_LIFE,
+    WORD_TRAVELS,
     Circumstances,
     Claims,
     Finding,
@@ -38,7 +38,7 @@ from tests.builders import (
     PRIMARY,
     REPLICA,
     STANDBY,
-    a_heartbeat,
+    a_ready_replica,
     a_replica,
     a_standby,
     an_agent,
@@ -58,16 +58,11 @@ def a_resource(resource_id: str = STRAY, **changes: Any) -> Resource:
 
 
 def a_plane(**replica: Any) -> FakePlane:
-    """An agent whose primary serves, and whose only replica has failed."""
+    """An agent whose only replica has failed."""
     plane = FakePlane()
     plane.records.put(a_replica(status=ReplicaState.FAILED, ended_at=NOON, instance_id=None, **replica))
     plane.compute.instances[STRAY] = "running"
-    serve(plane)
     return plane
-
-
-def serve(plane: FakePlane) -> None:
-    plane.records.put_heartbeat(a_heartbeat(at=plane.now))
 
 
 def sweep(plane: FakePlane, inventory: FakeInventory) -> Swept:
@@ -76,8 +71,16 @@ def sweep(plane: FakePlane, inventory: FakeInventory) -> Swept:
 
 def sweep_after(plane: FakePlane, inventory: FakeInventory, wait: timedelta) -> Swept:
     plane.now += wait
-    serve(plane)
     return sweep(plane, inventory)
+
+
+def with_snapshot(agent: Agent, taken_at: datetime) -> Agent:
+    return dataclasses.replace(
+        agent,
+        snapshot_id="0000000001-0000000000000001",
+        snapshot_taken_at=taken_at,
+        snapshot_expires_at=NOON + timedelta(days=8),
+    )
 
 
 # --- the sweep
@@ -119,8 +122,7 @@ def test_a_pause_stops_it(of_all: bool) -> None:
     assert sweep_after(plane, inventory, 2 * GRACE) == Swept(found=1, kept=1)
     assert "maintenance" in plane.records.orphan_report().sightings[0].reason
     (pausing.resume_all(plane) if of_all else pausing.resume_agent(plane, AGENT))
-    assert sweep_after(plane, inventory, GRACE).ended == ()
-    assert sweep_after(plane, inventory, GRACE).ended == (STRAY,)
+    assert sweep_after(plane, inventory, timedelta(minutes=5)).ended == (STRAY,)
 
 
 def test_what_is_claimed_between_the_plan_and_the_end_lives() -> None:
@@ -140,7 +142,6 @@ def test_of_two_sweeps_at_once_one_ends_something() -> None:
     plane, inventory = a_plane(), FakeInventory(a_resource())
     sweep(plane, inventory)
     plane.now += GRACE
-    serve(plane)
     results: list[Swept] = []
 
     def rival(_: object) -> None:
@@ -178,18 +179,34 @@ def test_one_that_can_not_be_ended_now_holds_up_no_other() -> None:
     assert sweep_after(plane, inventory, timedelta(minutes=5)).ended == ("i-1",)
 
 
-def test_an_instance_that_joined_is_ended_only_while_the_newest_copy_is_known_to_be_elsewhere() -> None:
+@pytest.mark.parametrize("by", ["standby", "snapshot"])
+def test_an_instance_that_joined_is_ended_only_when_a_newer_copy_is_elsewhere(by: str) -> None:
     plane, inventory = a_plane(), FakeInventory(a_resource(STANDBY))
     plane.records.put(a_standby())
-    sweep(plane, inventory)
-    plane.now += GRACE
-    assert sweep(plane, inventory) == Swept(found=1, kept=1), "the primary has been silent"
-    serve(plane)
-    plane.compute.instances[PRIMARY] = "shutting-down"
-    assert sweep(plane, inventory).kept == 1
-    plane.compute.instances[PRIMARY] = "running"
-    assert sweep(plane, inventory) == Swept(found=1)
-    assert sweep_after(plane, inventory, GRACE).ended == (STANDBY,)
+    agent = plane.records.agent(AGENT)
+
+    def cover(until: datetime) -> None:
+        if by == "snapshot":
+            plane.records.put(with_snapshot(agent, until))
+        else:
+            plane.records.put(dataclasses.replace(agent, active_replica_id="rep-2"))
+            plane.records.put(a_ready_replica(replica_id="rep-2", instance_id=STRAY, covered_until=until))
+
+    assert sweep(plane, inventory) == Swept(found=1, kept=1)
+    cover(NOON + WORD_TRAVELS - timedelta(seconds=1))
+    assert sweep_after(plane, inventory, GRACE) == Swept(found=1, kept=1), "the last of it may be on the orphan alone"
+    cover(NOON + WORD_TRAVELS)
+    assert sweep_after(plane, inventory, timedelta(minutes=5)).ended == (STANDBY,)
+
+
+def test_what_aws_takes_back_is_left_to_it_whether_the_signal_was_recorded_or_not() -> None:
+    plane, inventory = a_plane(), FakeInventory(a_resource())
+    inventory.noticed.add(STRAY)
+    assert sweep(plane, inventory) == Swept(found=1, kept=1)
+    inventory.noticed.clear()
+    plane.records.put(an_interruption(instance_id=STRAY, event_id=f"{STRAY}#termination-notice"))
+    assert sweep(plane, inventory) == Swept(found=1, kept=1)
+    assert "AWS has given notice" in plane.records.orphan_report().sightings[0].reason
 
 
 def test_a_volume_waits_for_its_instance_and_for_a_grace_of_its_own() -> None:
@@ -199,9 +216,12 @@ def test_a_volume_waits_for_its_instance_and_for_a_grace_of_its_own() -> None:
     plane.compute.instances[STANDBY] = "shutting-down"
     assert sweep(plane, inventory).found == 0
     plane.compute.instances[STANDBY] = "terminated"
-    assert sweep(plane, inventory).found == 1
-    assert sweep_after(plane, inventory, VOLUME_GRACE - timedelta(seconds=1)).ended == ()
-    assert sweep_after(plane, inventory, timedelta(seconds=1)).ended == ("vol-1",)
+    assert sweep(plane, inventory) == Swept(found=1, kept=1), "it may hold the newest copy"
+    later = plane.now + timedelta(hours=1)
+    plane.records.put(with_snapshot(plane.records.agent(AGENT), later))
+    assert sweep_after(plane, inventory, timedelta(minutes=5)) == Swept(found=1)
+    assert sweep_after(plane, inventory, VOLUME_GRACE - timedelta(minutes=6)).ended == ()
+    assert sweep_after(plane, inventory, timedelta(minutes=1)).ended == ("vol-1",)
 
 
 # --- the rules
@@ -212,7 +232,8 @@ def claims(**changes: Any) -> Claims:
     return Claims(**values)
 
 
-SERVING = Circumstances(primary_state="running", heartbeat=a_heartbeat())
+SEEN = Circumstances(seen_since=NOON - timedelta(hours=1))
+COPIED = {"active": a_ready_replica(replica_id="rep-2", instance_id="i-2")}
 
 
 @pytest.mark.parametrize(
@@ -228,7 +249,7 @@ SERVING = Circumstances(primary_state="running", heartbeat=a_heartbeat())
     ],
 )
 def test_what_a_row_leads_to_is_claimed(resource: Resource, changes: dict[str, Any], reason: str) -> None:
-    judged = judge(resource, claims(**changes), SERVING, now=NOON)
+    judged = judge(resource, claims(**changes), SEEN, now=NOON)
     assert judged.finding is Finding.CLAIMED
     assert reason in judged.reason
 
@@ -237,23 +258,26 @@ def test_what_a_row_leads_to_is_claimed(resource: Resource, changes: dict[str, A
     ("changes", "circumstances", "reason"),
     [
         ({}, {"pause": Pause(NOON, "maintenance")}, "maintenance"),
-        ({}, {"notice": an_interruption(instance_id=STRAY)}, "AWS has given notice"),
+        ({}, {"is_taken_back": True}, "AWS has given notice"),
         ({"agent": an_agent(claim_open=True)}, {}, "under way"),
         ({"agent": an_agent(handover_state=HandoverState.OPEN)}, {}, "under way"),
-        ({"instance": a_standby()}, {"primary_state": "terminated"}, "newest copy"),
-        ({"instance": a_standby()}, {"heartbeat": None}, "newest copy"),
-        ({"instance": a_standby()}, {"heartbeat": a_heartbeat(serving=False)}, "newest copy"),
-        ({"instance": a_standby()}, {"heartbeat": a_heartbeat(epoch=7)}, "newest copy"),
-        ({"instance": a_standby()}, {"heartbeat": a_heartbeat(at=NOON - 2 * SIGN_OF_LIFE)}, "newest copy"),
-        ({"instance": a_standby(), "agent": an_agent(lost=True)}, {}, "is lost"),
+        ({"instance": a_standby()}, {}, "newest copy"),
+        ({"instance": a_standby(), **COPIED}, {"seen_since": None}, "newest copy"),
+        ({"instance": a_standby(), **COPIED}, {"seen_since": NOON}, "newest copy"),
+        ({"instance": a_standby(), **COPIED, "agent": an_agent(lost=True)}, {}, "is lost"),
     ],
 )
 def test_what_nobody_claims_is_kept_where_something_speaks_for_it(
     changes: dict[str, Any], circumstances: dict[str, Any], reason: str
 ) -> None:
-    judged = judge(a_resource(), claims(**changes), dataclasses.replace(SERVING, **circumstances), now=NOON)
+    judged = judge(a_resource(), claims(**changes), dataclasses.replace(SEEN, **circumstances), now=NOON)
     assert judged.finding is Finding.KEPT
     assert reason in judged.reason
+
+
+def test_a_newer_copy_elsewhere_lets_an_orphan_that_joined_go() -> None:
+    judged = judge(a_resource(), claims(instance=a_standby(), **COPIED), SEEN, now=NOON)
+    assert judged.finding is Finding.ORPHAN
 
 
 def test_nothing_of_ours_that_never_held_state_outlives_a_lost_agent() -> None:
@@ -264,7 +288,7 @@ def test_nothing_of_ours_that_never_held_state_outlives_a_lost_agent() -> None:
 
 
 def test_another_deployments_resources_are_not_even_reported() -> None:
-    judged = judge(a_resource(), claims(agent=None), SERVING, now=NOON)
+    judged = judge(a_resource(), claims(agent=None), SEEN, now=NOON)
     assert judged.finding is Finding.FOREIGN
     plan = plan_sweep([judged], Report(), now=NOON, grace=timedelta(0), volume_grace=timedelta(0))
     assert (plan.due, plan.sightings) == ((), ())
@@ -309,7 +333,6 @@ def test_a_sweep_ends_only_ripe_orphans_never_more_than_its_limit_and_in_any_ord
         sighting = before[resource.resource_id]
         grace = VOLUME_GRACE if resource.kind is Kind.VOLUME else GRACE
         assert by_id[resource.resource_id].finding is Finding.ORPHAN
-        assert sighting.finding is Finding.ORPHAN
         assert NOON - sighting.first_seen_at >= grace
     assert not (plan.due and plan.halted_because)
     reported = {one.resource_id for one in plan.sightings}

@@ -189,6 +189,10 @@ class Inventory(Protocol):
         """
         ...
 
+    def is_taken_back(self, instance_id: str) -> bool:
+        """Whether AWS has given notice of an interruption, by EC2's own word. Raises as `ours`."""
+        ...
+
     def end(self, resource: Resource) -> None:
         """Terminate, delete or release it; what is gone already is no error. Raises as `ours`."""
         ...

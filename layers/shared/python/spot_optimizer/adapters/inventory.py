@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _SERVICE = "EC2"
 LIVE_STATES = ("pending", "running", "stopping", "stopped")
+MARKED_CODES = ("marked-for-stop", "marked-for-termination")
 GONE_CODES = frozenset(
     {
         "InvalidAllocationID.NotFound",
@@ -44,6 +45,16 @@ class Ec2Inventory:
         """
         with service_failures(_SERVICE):
             return (*self._instances(), *self._volumes(), *self._addresses())
+
+    def is_taken_back(self, instance_id: str) -> bool:
+        """Whether AWS has given notice: then the spot request is marked (docs.aws.amazon.com/AWSEC2/latest/UserGuide/
+        spot-request-status.html). Raises as `ours`.
+        """
+        with service_failures(_SERVICE):
+            answer = self._clients.ec2.describe_spot_instance_requests(
+                Filters=[{"Name": "instance-id", "Values": [instance_id]}]
+            )
+        return any(request.get("Status", {}).get("Code") in MARKED_CODES for request in answer["SpotInstanceRequests"])
 
     def end(self, resource: Resource) -> None:
         """Terminate, delete or release it; what is gone already is no error. Raises as `ours`."""

@@ -5,9 +5,9 @@ What is ended was looked at twice: once with everything else, and once more, on 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -68,13 +68,17 @@ def sweep(
     now = plane.clock()
     report = plane.records.orphan_report()
     agent_of = cache(lambda agent_id: _agent(plane, agent_id))
-    judged = [look(plane, resource, agent_of(resource.agent_id)) for resource in inventory.ours()]
+    seen = {sighting.resource_id: sighting.first_seen_at for sighting in report.sightings}
+    judged = [
+        look(plane, inventory, resource, agent_of(resource.agent_id), seen_since=seen.get(resource.resource_id))
+        for resource in inventory.ours()
+    ]
     plan = orphans.plan_sweep(judged, report, now=now, grace=grace, volume_grace=volume_grace)
     try:
         plane.records.commit(orphans.write_report(report, plan, now=now))
     except (ConditionFailed, OutcomeUnknown):
         return Swept(reason="another sweep is under way, or the report could not be kept")
-    ended, failed = _end(plane, inventory, plan)
+    ended, failed = _end(plane, inventory, plan.due, seen)
     if ended:
         sightings = [sighting for sighting in plan.sightings if sighting.resource_id in ended]
         _report_ended(plane, report.number + 1, sightings)
@@ -84,7 +88,9 @@ def sweep(
     )
 
 
-def look(plane: Plane, resource: Resource, agent: Agent | None) -> Judged:
+def look(
+    plane: Plane, inventory: Inventory, resource: Resource, agent: Agent | None, *, seen_since: datetime | None
+) -> Judged:
     """Judge one resource by its rows; what claims it at the first glance is asked nothing more."""
     now = plane.clock()
     if agent is None:
@@ -108,25 +114,23 @@ def look(plane: Plane, resource: Resource, agent: Agent | None) -> Judged:
     )
     if orphans.claim_on(resource, claims) is not None:
         return orphans.judge(resource, claims, Circumstances(), now=now)
-    primary_id = agent.primary_instance_id
-    notice = None
-    if resource.kind is Kind.INSTANCE:
-        notice = plane.records.interruption(agent.agent_id, f"{resource.resource_id}#{SignalType.TERMINATION_NOTICE}")
     circumstances = Circumstances(
         pause=pausing.pause_of(plane, agent),
-        notice=notice,
-        primary_state=plane.compute.states([primary_id]).get(primary_id),
-        heartbeat=plane.records.heartbeat(agent.agent_id, primary_id),
+        is_taken_back=resource.kind is Kind.INSTANCE and _is_taken_back(plane, inventory, resource),
+        seen_since=seen_since,
     )
     return orphans.judge(resource, claims, circumstances, now=plane.clock())
 
 
-def _end(plane: Plane, inventory: Inventory, plan: orphans.Plan) -> tuple[list[str], int]:
+def _end(
+    plane: Plane, inventory: Inventory, due: Sequence[Resource], seen: Mapping[str, datetime]
+) -> tuple[list[str], int]:
     ended: list[str] = []
     failed = 0
-    for resource in plan.due:
+    for resource in due:
         try:
-            again = look(plane, resource, _agent(plane, resource.agent_id))
+            agent = _agent(plane, resource.agent_id)
+            again = look(plane, inventory, resource, agent, seen_since=seen.get(resource.resource_id))
             if again.finding is Finding.ORPHAN:
                 inventory.end(resource)
                 ended.append(resource.resource_id)
@@ -142,6 +146,12 @@ def _report_ended(plane: Plane, number: int, sightings: list[Sighting]) -> None:
     except (ConditionFailed, Transient):
         # What was ended is in the log as well.
         return
+
+
+def _is_taken_back(plane: Plane, inventory: Inventory, resource: Resource) -> bool:
+    event_id = f"{resource.resource_id}#{SignalType.TERMINATION_NOTICE}"
+    recorded = plane.records.interruption(resource.agent_id, event_id)
+    return recorded is not None or inventory.is_taken_back(resource.resource_id)
 
 
 def _agent(plane: Plane, agent_id: str) -> Agent | None:

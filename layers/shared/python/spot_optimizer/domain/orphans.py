@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption
+from spot_optimizer.domain.agents import Agent, Instance, InstanceRole
 from spot_optimizer.domain.pauses import FleetControl, Pause
-from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.replicas import Replica, ReplicaState
+from spot_optimizer.domain.snapshots import newest_usable
 from spot_optimizer.domain.writes import Change, Equals, Missing, Table, Transaction
 
 CONTROL = "orphans"
 """Key of the row that holds the last sweep's report."""
 
-SIGN_OF_LIFE = timedelta(seconds=45)
-"""A primary that serves says so at least every 30 s."""
+WORD_TRAVELS = timedelta(seconds=60)
+"""By then a primary has heard that a standby is none any more, and ships nothing to it; clocks may differ a little."""
 
 FEWEST_ENDED = 2
 MOST_PERCENT_ENDED = 5
@@ -95,15 +96,14 @@ class Circumstances:
 
     Attributes:
         pause: An operator's word that nothing is to be changed.
-        notice: AWS's word that it takes the instance back.
-        primary_state: EC2's word about the agent's primary.
-        heartbeat: The primary's last sign of life.
+        is_taken_back: AWS has given notice of it: by a signal that was recorded, or by EC2's word, as a signal about
+            an instance that never joined is not recorded.
+        seen_since: Since when it has been seen to be nobody's, without a break; None the first time.
     """
 
     pause: Pause | None = None
-    notice: Interruption | None = None
-    primary_state: str | None = None
-    heartbeat: Heartbeat | None = None
+    is_taken_back: bool = False
+    seen_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,14 +240,14 @@ def _reason_to_keep(
 ) -> str | None:
     if circumstances.pause is not None:
         return circumstances.pause.explanation
-    if circumstances.notice is not None:
+    if circumstances.is_taken_back:
         return "AWS has given notice and takes it back"
     if agent.claim_open or agent.handover_open:
         return f"a failover of agent {agent.agent_id} is under way"
-    if may_hold_state(resource, claims) and not primary_serves(agent, circumstances, now=now):
+    if may_hold_state(resource, claims) and not newer_copy_exists(claims, circumstances, now=now):
         return (
             f"it joined once and may hold the newest copy there is: agent {agent.agent_id} "
-            f"{'is lost' if agent.lost else 'has no primary that is known to serve'}; end it by hand"
+            f"{'is lost; end it by hand' if agent.lost else 'has no newer one elsewhere yet'}"
         )
     return None
 
@@ -257,17 +257,18 @@ def may_hold_state(resource: Resource, claims: Claims) -> bool:
     return resource.kind is not Kind.ADDRESS and claims.instance is not None
 
 
-def primary_serves(agent: Agent, circumstances: Circumstances, *, now: datetime) -> bool:
-    """Whether the newest copy is known to be elsewhere: the primary runs, and says that it serves the present epoch."""
-    beat = circumstances.heartbeat
-    return (
-        not agent.lost
-        and circumstances.primary_state == "running"
-        and beat is not None
-        and beat.serving
-        and beat.epoch == agent.epoch
-        and now - beat.at <= SIGN_OF_LIFE
-    )
+def newer_copy_exists(claims: Claims, circumstances: Circumstances, *, now: datetime) -> bool:
+    """Whether a standby, or a snapshot, holds what came after anything that can have reached an orphan.
+
+    That the primary serves would not do: it may have died a moment ago.
+    """
+    agent, active, since = claims.agent, claims.active, circumstances.seen_since
+    if agent is None or agent.lost or since is None:
+        return False
+    covered = [agent.snapshot_taken_at if newest_usable(agent, now=now) is not None else None]
+    if active is not None and active.status is ReplicaState.READY:
+        covered.append(active.covered_until)
+    return any(until is not None and until >= since + WORD_TRAVELS for until in covered)
 
 
 def _why_nobodys(resource: Resource, agent: Agent, claims: Claims) -> str:
@@ -339,15 +340,14 @@ def most_ended(instances: int) -> int:
 
 
 def _sighted(judged: Judged, before: Sighting | None, *, now: datetime) -> Sighting:
-    # What somebody claimed, or was to be kept, in between begins anew: the grace is one of uninterrupted orphanhood.
-    goes_on = before is not None and before.finding is judged.finding
+    # What somebody claimed in between is in no report, and begins anew: the grace is one of uninterrupted orphanhood.
     return Sighting(
         resource_id=judged.resource.resource_id,
         kind=judged.resource.kind,
         agent_id=judged.resource.agent_id,
         finding=judged.finding,
         reason=judged.reason,
-        first_seen_at=before.first_seen_at if before is not None and goes_on else now,
+        first_seen_at=now if before is None else before.first_seen_at,
     )
 
 
