@@ -283,13 +283,17 @@ def operator_resumes(plane: Plane, agent_id: str) -> None:
     pausing.resume_agent(plane, agent_id)
 
 
-def operator_promotes(plane: Plane, agent_id: str) -> None:
+def operator_promotes(plane: Plane, agent_id: str, *, demote_old_primary: bool) -> None:
+    """Whether there is a standby that is ready is left for the failover to find out."""
     agent = plane.records.agent(agent_id)
-    signals.start_fail_over(
-        plane,
-        agent_id,
-        Signal(instance_id=agent.primary_instance_id, type=SignalType.OPERATOR, at=plane.clock(), reason="operator"),
+    wish = Signal(
+        instance_id=agent.primary_instance_id,
+        type=SignalType.OPERATOR,
+        at=plane.clock(),
+        reason="operator",
+        demote_old_primary=demote_old_primary,
     )
+    signals.start_fail_over(plane, agent_id, wish)
 
 
 def operator_terminates_replica(plane: Plane, agent_id: str) -> None:

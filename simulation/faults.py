@@ -829,13 +829,35 @@ def _opened_again_beyond_the_epoch(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 30.0)
 
 
+def _retirement_held(chance: Random, seed: int) -> Plan:
+    """An old primary is given up; at that moment its successor is noticed, or the other copy's standby ends."""
+    at = chance.uniform(8.0, 10.0)
+    faults = [Fault("operator-promote", at)]
+    if seed % 2:
+        # A snapshot is the other copy.
+        faults.append(_held("retire", chance.uniform(0.3, 3.0), "notice"))
+    else:
+        faults.append(Fault("operator-create", at + 4.0))
+        faults.append(_held("retire", chance.uniform(0.3, 3.0), chance.choice(("operator-terminate", "standby-death"))))
+    return Plan(seed, True, tuple(faults), at + 130.0)
+
+
+def _two_conclude(chance: Random, seed: int) -> Plan:
+    """Two sweeps conclude what became of a primary that AWS took."""
+    at = chance.uniform(8.0, 10.0)
+    faults = (Fault("death", at, "primary"), _held("conclude switch", chance.uniform(0.3, 3.0), "sweep"))
+    return Plan(seed, True, faults, at + 130.0)
+
+
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     3: _opening_held_beyond_readiness,
     5: _opening_held_beyond_its_claim,
     7: _abort_held_beyond_a_handover,
     10: _loss_held,
+    11: _retirement_held,
     12: _two_create,
+    13: _two_conclude,
     14: _launch_held_beyond_the_next,
     15: _snapshot_held_beyond_a_loss,
     19: _loss_held_beyond_a_snapshot,
@@ -859,8 +881,11 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     58: _two_pause,
     59: _promotion_held,
     60: _end_held_beyond_an_opening,
+    61: _retirement_held,
     62: _await_held_beyond_a_handover,
     64: _two_promote,
+    66: _retirement_held,
+    68: _retirement_held,
     70: _restarted_behind_a_promotion,
     71: _standby_forgotten,
     72: _report_held_beyond_a_withdrawal,
@@ -870,6 +895,8 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     78: _two_sweep,
     84: _opened_again_beyond_the_epoch,
     88: _traffic_taken_back_for_good,
+    92: _traffic_held_beyond_the_next,
+    96: _traffic_held_beyond_the_next,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
 for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent

@@ -227,6 +227,8 @@ class Invariants:
                     self._check_snapshot(written)
                 case Table.FLEET_CONTROLS:
                     self._check_report(transaction, written)
+        if transaction.name == "retire":
+            self._check_retired(rows)
         self._check_together(transaction)
 
     @staticmethod
@@ -239,6 +241,34 @@ class Invariants:
             "'%s' moves it on by %s",
             transaction.name,
             grows,
+        )
+
+    def _check_retired(self, rows: list[RowWritten]) -> None:
+        """A former primary's copy is given up in peace, behind a successor that has served, beside another copy."""
+        world = self._world
+        (agent,) = world.tables.rows[Table.AGENTS].values()
+        retired = rows[0].key[0]
+        demand(not agent.get("claim_open"), "a copy is given up only in peace", "a failover is under way")
+        demand(agent["epoch"] in world.served_at, "a copy is given up behind a successor that serves", "%s", retired)
+        notice = (agent["agent_id"], f"{retired}#termination-notice")
+        demand(notice not in world.tables.rows[Table.INTERRUPTIONS], "a notified primary is left to AWS", "%s", retired)
+        if any(row["status"] == ReplicaState.READY for row in world.tables.rows[Table.REPLICAS].values()):
+            # That its standby has died in this very moment, nobody could know.
+            return
+        copies = [
+            world.newest_held(other.machine)
+            for instance_id, other in world.ec2.instances.items()
+            if instance_id not in (retired, agent["primary_instance_id"])
+        ]
+        copies += [max(image.entries(), default=0) for image in world.bucket.images.values()]
+        mine = world.newest_held(world.ec2.instances[retired].machine)
+        demand(
+            mine <= max(copies, default=0),
+            "a copy is given up only beside another",
+            "%s holds writes up to %s, the others up to %s",
+            retired,
+            mine,
+            max(copies, default=0),
         )
 
     def _check_agent(self, transaction: Transaction, written: RowWritten) -> None:
@@ -531,7 +561,8 @@ class Invariants:
         if before is not None:
             changed = {key for key in after if after.get(key) != before.get(key)}
             demand(
-                changed <= {"served_at", "rto_seconds", "rpo_bytes", "steps"} and "served_at" not in before,
+                (changed <= {"served_at", "rto_seconds", "rpo_bytes", "steps"} and "served_at" not in before)
+                or (changed == {"old_primary"} and "old_primary" not in before),
                 "one switch per epoch",
                 "%s",
                 sorted(changed),

@@ -18,7 +18,7 @@ from simulation.faults import draw_plan
 from simulation.tables import EVERY, ConditionName
 from simulation.world import TOO_LONG, World
 from spot_optimizer.control import failover, replication, signals
-from spot_optimizer.domain import lease, orphans, pools, primary, standby
+from spot_optimizer.domain import former_primaries, lease, orphans, pools, primary, standby
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
     AnswerLease,
@@ -199,6 +199,12 @@ def _patch_dead_states() -> Iterator[None]:
         yield
 
 
+def _heeding_no_notice(*arguments: Any, **options: Any) -> Any:
+    return _JUDGE(*arguments, **(options | {"is_noticed": False}))
+
+
+_JUDGE = former_primaries.judge
+
 RULES: dict[str, Patch] = {
     "the lease: the primary heeds neither its end nor the fence": _patch_lease,
     "the fence: nothing kills the workload when the lease ends": lambda: patch.object(
@@ -238,6 +244,12 @@ RULES: dict[str, Patch] = {
     "proof of death: `shutting-down` is taken for death": _patch_dead_states,
     "the sweep: nothing compares an address with its row": lambda: patch.object(
         signals, "_astray", lambda _plane, _agents: frozenset()
+    ),
+    "former primaries: one that AWS gave notice to is terminated": lambda: patch.object(
+        former_primaries, "judge", _heeding_no_notice
+    ),
+    "former primaries: the copy is given up where there is no other": lambda: patch.object(
+        former_primaries, "is_copied", lambda *_arguments, **_options: True
     ),
     "the order: an instance is terminated before its row has ended": lambda: patch.object(
         replication, "release_replica", _terminating_first
@@ -313,6 +325,9 @@ IMPLIED: dict[str, Implied] = {
     ),
     "complete snapshot / never a delta without what it changes / base_id": Implied(
         (), "it was read before, never changes, and is forgotten only days after the last delta that may follow it"
+    ),
+    "conclude switch / a fate is recorded once / switch_id": Implied(
+        (), "it was read before, and no switch is ever deleted"
     ),
     "decline handover / a standby declines the handover that it names, while that is open / epoch": _OPEN_HANDOVER,
     "decline handover / a replica that declines has joined, and has not ended / status": Implied(
@@ -493,6 +508,12 @@ EFFECTLESS: dict[str, str] = {
     ),
     "report ended orphans / a sweep reports for itself / sweep_number": (
         "what an earlier sweep ended is ended; the list is for people, and a later sweep's replaces it anyway"
+    ),
+    "retire / a copy is given up only while nothing is under way / epoch": (
+        "whoever became the primary since then began with a copy that is at least as new"
+    ),
+    "retire / only a former primary retires / role": (
+        "one that is retired is retired again, to no effect; one that is the primary again has moved the epoch on"
     ),
     "release claim / only the own claim is released / claim_open": "a closed claim is closed again, to no effect",
     "traffic moved / traffic follows the epoch upwards / traffic_epoch": (

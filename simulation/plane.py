@@ -245,8 +245,9 @@ class SimulatedCompute:
         )
         return Launched(instance_id)
 
-    def terminate(self, instance_id: str) -> None:
+    def terminate(self, instance_id: str) -> bool:
         self._calls.write("terminate", lambda: self._ec2.terminate(instance_id), unknown=ControlPlaneUnavailable)
+        return True
 
     def move_address(self, allocation_id: str, instance_id: str) -> None:
         self._calls.write(

@@ -705,7 +705,8 @@ class World:
         return True
 
     def _operator_promote(self, _fault: Fault) -> None:
-        self._invoke("operator promotes", lambda: api.operator_promotes(self.plane, AGENT_ID))
+        work = partial(api.operator_promotes, self.plane, AGENT_ID, demote_old_primary=False)
+        self._invoke("operator promotes", work)
 
     def _operator_pause(self, fault: Fault) -> None:
         self._invoke("operator pauses", lambda: api.operator_pauses(self.plane, AGENT_ID))

@@ -114,9 +114,19 @@ def unready(agent_id: AgentId, replica_id: ReplicaId, body: UnreadyRequest) -> R
     tags=["replicas"],
 )
 def promote(agent_id: AgentId, replica_id: ReplicaId, body: PromoteRequest) -> StartedAnswer:
-    """For operators: opens a planned handover to a replica that is ready."""
+    """For operators: opens a planned handover to a replica that is ready. The old primary becomes its standby, or is
+    retired.
+    """
     tokens.require_role(api.caller, OperatorRole.OPERATOR)
-    return _started(emergencies.plan_handover(wiring.plane(), agent_id, replica_id, reason=body.reason))
+    return _started(
+        emergencies.plan_handover(
+            wiring.plane(),
+            agent_id,
+            replica_id,
+            reason=body.reason,
+            demote_old_primary=body.demote_old_primary,
+        )
+    )
 
 
 @api.post(

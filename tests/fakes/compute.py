@@ -35,6 +35,7 @@ class FakeCompute:
         launches: What was asked for.
         addresses: Instance by allocation id.
         unmovable: Instances to which no address can be moved now.
+        not_ours: Instances that somebody else launched.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,7 @@ class FakeCompute:
         self.launches: list[Launch] = []
         self.addresses: dict[str, str] = {}
         self.unmovable: set[str] = set()
+        self.not_ours: set[str] = set()
         self._by_client_token: dict[str, str] = {}
 
     def states(self, instance_ids: Sequence[str]) -> Mapping[str, str]:
@@ -83,9 +85,12 @@ class FakeCompute:
             self.instances[instance_id] = "running"
         return Launched(self._by_client_token[client_token])
 
-    def terminate(self, instance_id: str) -> None:
+    def terminate(self, instance_id: str) -> bool:
+        if instance_id in self.not_ours:
+            return False
         if instance_id in self.instances:
             self.instances[instance_id] = "terminated"
+        return True
 
     def move_address(self, allocation_id: str, instance_id: str) -> None:
         if self.instances.get(instance_id) != "running" or instance_id in self.unmovable:

@@ -152,6 +152,10 @@ class ReplicaNeeded(Rejected):
     """The replica may be the newest copy of the agent's state: its primary does not run, or is not heard."""
 
 
+class DemotionRefused(Rejected):
+    """The old primary would be no good standby: it shares its successor's pool, or AWS is taking that pool back."""
+
+
 class ReplicaAlreadyActive(Rejected):
     """The agent already has a replica that is being prepared or is ready."""
 

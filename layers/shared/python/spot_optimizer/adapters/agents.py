@@ -52,6 +52,7 @@ class AgentRow(Model):
     claim_signal = UnicodeAttribute(null=True)
     claim_signal_at = InstantAttribute(null=True)
     claim_deadline = InstantAttribute(null=True)
+    claim_demotes = BooleanAttribute(null=True)
     claimed_at = InstantAttribute(null=True)
     handover_id = UnicodeAttribute(null=True)
     handover_state = WordAttribute(HandoverState)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,6 +27,8 @@ from spot_optimizer.ports import Launched
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import InstanceTypeDef
+
+log = logging.getLogger(__name__)
 
 _SERVICE = "EC2"
 PRODUCT = "Linux/UNIX"
@@ -204,14 +207,22 @@ class Ec2Compute:
             raise PoolUnavailable(f"CreateFleet launched nothing in {target.pool.pool_id} and did not say why")
         raise min(failures, key=lambda failure: _MILDEST_FIRST.index(type(failure)))
 
-    def terminate(self, instance_id: str) -> None:
-        """Terminate an instance; terminating it again is no error."""
+    def terminate(self, instance_id: str) -> bool:
+        """Terminate an instance; terminating it again is no error. Our role allows it for what we launched, by tag.
+
+        Returns:
+            False where that is refused: an instance of an agent which we did not launch, such as its first.
+        """
         with service_failures(_SERVICE):
             try:
                 self._clients.ec2.terminate_instances(InstanceIds=[instance_id])
             except ClientError as error:
+                if error_code(error) == "UnauthorizedOperation":
+                    log.warning("%s is left running: we did not launch it", instance_id)
+                    return False
                 if error_code(error) != "InvalidInstanceID.NotFound":
                     raise
+        return True
 
     def move_address(self, allocation_id: str, instance_id: str) -> None:
         """Associate an Elastic IP with the instance's secondary private address (its only one, if it has no second).

@@ -42,6 +42,8 @@ class SwitchRow(Model):
     rto_seconds = FloatAttribute(null=True)
     rpo_bytes = NumberAttribute(null=True)
     steps = JournalAttribute()
+    demote_old_primary = BooleanAttribute(null=True)
+    old_primary = UnicodeAttribute(null=True)
 
 
 def switches_table(database: Database, table_name: str) -> BoundTable[Switch]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal
+from typing import Annotated
 
 from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -119,6 +119,3 @@ def read_cursor(cursor: str | None) -> str | None:
         raise InvalidRequest(
             "the cursor is not one of ours", field="cursor", expected="`next_cursor` of the page before, or none"
         ) from None
-
-
-Yes = Literal[True]

@@ -161,6 +161,11 @@ class SwitchAnswer(Answer):
     rpo_bytes: RpoBytes
     rpo_breached: bool
     steps: tuple[StepAnswer, ...]
+    demote_old_primary: bool | None = Field(description="What an operator wished; None where nothing was planned.")
+    old_primary: str | None = Field(
+        description="What became of it: demoted, recalled, terminated, gone (taken back, or dead), or left (not "
+        "launched by us, and so not ours to terminate). None while that is open."
+    )
 
     @classmethod
     def of(cls, switch: Switch) -> Self:

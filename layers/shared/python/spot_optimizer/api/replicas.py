@@ -18,7 +18,6 @@ from spot_optimizer.api.fields import (
     PoolId,
     Seconds,
     Word,
-    Yes,
     Zone,
 )
 from spot_optimizer.api.fleet import CandidateAnswer
@@ -143,7 +142,12 @@ class UnreadyRequest(Body):
 class PromoteRequest(Body):
     """An operator wants a handover to this replica."""
 
-    demote_old_primary: Yes = True
+    demote_old_primary: bool | None = Field(
+        default=None,
+        description="True makes the old primary the new one's standby, without another full copy; it is refused where "
+        "that would be no good standby. False retires it: it is terminated once another copy exists. Left out, it is "
+        "demoted if it is fit for that, and retired if not.",
+    )
     reason: Annotated[str, Field(max_length=200)] = ""
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from spot_optimizer.control import pausing, signals
+from spot_optimizer.control import former_primaries, pausing, signals
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.control.signals import Started
 from spot_optimizer.domain.agents import Agent
-from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.replicas import Replica, ReplicaState
 from spot_optimizer.domain.signals import Signal, SignalType, check_termination_time
-from spot_optimizer.errors import Forbidden, InstanceUnknown, ReplicaNotReady, StaleEpoch
+from spot_optimizer.errors import DemotionRefused, Forbidden, InstanceUnknown, ReplicaNotReady, StaleEpoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +59,39 @@ def take_alarm(plane: Plane, agent_id: str, alarm: Alarm) -> Started:
     )
 
 
-def plan_handover(plane: Plane, agent_id: str, replica_id: str, *, reason: str) -> Started:
-    """Start a planned handover to a replica.
+def plan_handover(
+    plane: Plane, agent_id: str, replica_id: str, *, reason: str, demote_old_primary: bool | None = False
+) -> Started:
+    """Start a planned handover to a replica. It loses nothing; if it does not come through, the primary serves on.
+
+    Args:
+        plane: The control plane.
+        agent_id: The agent.
+        replica_id: Its active replica.
+        reason: For people.
+        demote_old_primary: True makes the old primary the new one's standby, without another full copy. False retires
+            it: it is terminated once another copy exists. None demotes it if it is fit for that, and retires it if not.
 
     Raises:
         AgentUnknown: No such agent.
         ReplicaUnknown: The replica is not the agent's.
         Paused: Nothing is to be changed.
         ReplicaNotReady: It is not ready, or not the agent's active one.
+        DemotionRefused: The old primary must be demoted, and would be no good standby.
     """
     agent = plane.records.agent(agent_id)
     pausing.refuse_while_paused(plane, agent)
     replica = plane.records.replica(agent_id, replica_id)
     if replica.status is not ReplicaState.READY or agent.active_replica_id != replica_id:
-        raise ReplicaNotReady(
-            f"replica {replica_id} is '{replica.status}'; expected the agent's active replica, 'ready'"
-        )
+        raise ReplicaNotReady(f"replica {replica_id} is {_why_not_ready(replica)}; expected the active one, 'ready'")
+    if demote_old_primary is not False:
+        unfit = former_primaries.unfit_for_demotion(plane, agent, replica)
+        if unfit and demote_old_primary:
+            raise DemotionRefused(
+                f"{agent.primary_instance_id} can not be demoted: {unfit}; retire it instead, with demote_old_primary "
+                f"false, and create another standby"
+            )
+        demote_old_primary = not unfit
     return signals.start_fail_over(
         plane,
         agent_id,
@@ -83,8 +100,21 @@ def plan_handover(plane: Plane, agent_id: str, replica_id: str, *, reason: str) 
             type=SignalType.OPERATOR,
             at=plane.clock(),
             reason=reason or "API: operator",
+            demote_old_primary=demote_old_primary,
         ),
     )
+
+
+def _why_not_ready(replica: Replica) -> str:
+    """What an operator reads of a replica that can not be promoted."""
+    match replica.status:
+        case ReplicaState.SYNCING:
+            lag = "" if replica.lag_seconds is None else f", {replica.lag_seconds:.1f} s behind"
+            return f"'syncing': {replica.sync_percent:.0f} % of the state is there{lag}"
+        case ReplicaState.FAILED | ReplicaState.TERMINATED:
+            return f"'{replica.status}': {replica.failure or 'its life is over'}"
+        case _:
+            return f"'{replica.status}'"
 
 
 def _check(plane: Plane, agent: Agent, alarm: Alarm) -> None:

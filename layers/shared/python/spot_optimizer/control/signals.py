@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from spot_optimizer.control import pausing, replication
+from spot_optimizer.control import former_primaries, pausing, replication
 from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
 from spot_optimizer.domain import catalogue, claims, upkeep
-from spot_optimizer.domain.agents import Agent, Heartbeat, Interruption, TrafficAdapter
+from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption, TrafficAdapter
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
@@ -72,6 +72,9 @@ def note_signal(plane: Plane, signal: Signal) -> Started:
         if signal.type is SignalType.REBALANCE_RECOMMENDATION:
             return prepare_for_risk(plane, agent, signal)
         return start_fail_over(plane, agent.agent_id, signal)
+    if instance.role is InstanceRole.RETIRED_PENDING and signal.type is _NOTICE:
+        # Kept for as long as its copy may be needed, and from now on never terminated by us.
+        return _note_former_primary(plane, agent, instance, signal)
     if instance.replica_id is not None:
         return _note_standby_signal(plane, agent, instance.replica_id, signal)
     return Started(reason=f"{signal.instance_id} is '{instance.role}'")
@@ -157,7 +160,12 @@ def record(plane: Plane, agent: Agent, signal: Signal, *, response_action: str) 
 
 
 def record_once(plane: Plane, interruption: Interruption) -> None:
-    """Write an interruption record unless it exists."""
+    """Write an interruption record unless it exists; that it can not be written now holds up nothing."""
+    with suppress(Transient):
+        _write_once(plane, interruption)
+
+
+def _write_once(plane: Plane, interruption: Interruption) -> None:
     change = Change(
         Table.INTERRUPTIONS,
         (interruption.agent_id, interruption.event_id),
@@ -176,10 +184,8 @@ def record_once(plane: Plane, interruption: Interruption) -> None:
             "failover_completed": False,
         },
     )
-    try:
+    with suppress(ConditionFailed):
         plane.records.commit(Transaction("record interruption", (change,)))
-    except (ConditionFailed, Transient):
-        return
 
 
 def wake_if_serving(plane: Plane, agent: Agent, heartbeat: Heartbeat) -> None:
@@ -218,6 +224,8 @@ def sweep(plane: Plane) -> Mapping[str, int]:
                 acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
             if listed.replica_count:
                 acted += _look_after_replicas(plane, listed)
+            if listed.epoch > 1:
+                acted += former_primaries.look_after(plane, listed)
             with suppress(AgentLost):
                 acted += _catch_up(plane, listed)
             if listed.agent_id in astray:
@@ -405,6 +413,30 @@ def _release_if_over(plane: Plane, agent: Agent) -> bool:
     if plane.workflows.fail_over_state(name) is Execution.RUNNING:
         return False
     return _try(plane, claims.release(agent, epoch=agent.claim_epoch, attempt=agent.claim_attempt))
+
+
+def _note_former_primary(plane: Plane, agent: Agent, former: Instance, signal: Signal) -> Started:
+    """Remember that AWS takes a former primary back. Unlike other records this one decides something: it must be kept.
+
+    Raises:
+        Transient: It could not be written; signal again.
+    """
+    _write_once(
+        plane,
+        Interruption(
+            agent_id=agent.agent_id,
+            event_id=signal.event_id,
+            instance_id=signal.instance_id,
+            pool_id=former.pool_id,
+            signal_type=signal.type,
+            detected_at=signal.at,
+            termination_time=signal.deadline,
+            response_action="leave-to-aws",
+            epoch=agent.epoch,
+            client_id=agent.client_id,
+        ),
+    )
+    return Started(reason=f"{signal.instance_id} is a former primary; AWS takes it back")
 
 
 def _note_standby_signal(plane: Plane, agent: Agent, replica_id: str, signal: Signal) -> Started:

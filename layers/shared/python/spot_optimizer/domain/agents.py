@@ -71,6 +71,7 @@ class Agent:
         claim_handovers_before: Handovers that had been opened in this epoch when the claim was made.
         claimed_at: When that execution was first asked for.
         claim_deadline: When AWS takes the primary back, if that is known.
+        claim_demotes: Of a planned handover: whether the old primary becomes the standby; False retires it.
         handover_id: The latest handover's id; it stays after the handover ended, so that its outcome can be read back.
         handover_readiness: The replica's readiness number that the handover was opened on.
         handover_primary_dead: EC2 itself says that the primary is stopped or terminated.
@@ -115,6 +116,7 @@ class Agent:
     claim_signal: str | None = None
     claim_signal_at: datetime | None = None
     claim_deadline: datetime | None = None
+    claim_demotes: bool | None = None
     claimed_at: datetime | None = None
     handover_id: str | None = None
     handover_state: HandoverState = HandoverState.NONE
@@ -232,6 +234,8 @@ class Switch:
 
     Attributes:
         rto_seconds: As `Interruption.rto_seconds`; so are `rpo_seconds`, `rpo_bytes` and `steps`.
+        demote_old_primary: Of a planned one: whether the old primary was to become the standby; False retires it.
+        old_primary: What became of it; see `former_primaries.Fate`. None while that is open.
     """
 
     agent_id: str
@@ -251,6 +255,8 @@ class Switch:
     rto_seconds: float | None = None
     rpo_bytes: int | None = None
     steps: tuple[Mapping[str, Any], ...] = ()
+    demote_old_primary: bool | None = None
+    old_primary: str | None = None
 
 
 def agent_status(

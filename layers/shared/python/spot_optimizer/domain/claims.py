@@ -119,6 +119,7 @@ def _claim(agent: Agent, signal: Signal, *, attempt: int, now: datetime) -> Tran
                     "claim_signal": signal.type,
                     "claim_signal_at": signal.at,
                     "claim_deadline": signal.deadline,
+                    "claim_demotes": signal.demote_old_primary,
                     "claimed_at": now,
                     "task_token": None,
                 },

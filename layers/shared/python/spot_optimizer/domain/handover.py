@@ -11,7 +11,7 @@ import dataclasses
 import enum
 from datetime import datetime, timedelta
 
-from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole
+from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole, Urgency
 from spot_optimizer.domain.replicas import Replica, ReplicaState, instance_values
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.snapshots import newest_usable
@@ -320,6 +320,7 @@ def promote(
                     "switched_at": now,
                     "rpo_seconds": lost_seconds,
                     "rpo_breached": not vouched_for or lost_seconds > promised,
+                    "demote_old_primary": _wish(agent, basis=basis),
                 },
             ),
         ),
@@ -330,6 +331,16 @@ def _fits(replica: Replica, *, basis: Basis, readiness: int) -> bool:
     if basis in (Basis.FINAL_GENERATION, Basis.SNAPSHOT):
         return replica.status in HELD_STATES
     return readiness == replica.readiness and may_take_over(replica, primary_dead=basis is Basis.PRIMARY_DEAD)
+
+
+def _wish(agent: Agent, *, basis: Basis) -> bool | None:
+    """What was wished for the old primary: that it be demoted, that it be retired, or (None) nothing.
+
+    Only where a planned handover came through as planned is there anything to wish for: otherwise the old primary is
+    going, or dead, or may have gone its own way since its standby last heard of it.
+    """
+    planned = agent.claim_urgency == Urgency.PLANNED and basis is Basis.FINAL_GENERATION
+    return agent.claim_demotes if planned else None
 
 
 def switch_id_for(epoch: int) -> str:

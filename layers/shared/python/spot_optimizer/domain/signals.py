@@ -43,6 +43,7 @@ class Signal:
         deadline: When the instance goes, if that is known.
         state: The EC2 state, for a state change.
         reason: For people: who saw it, or why an operator asks.
+        demote_old_primary: Of what is planned: whether the old primary becomes the standby; False retires it.
     """
 
     instance_id: str
@@ -51,6 +52,7 @@ class Signal:
     deadline: datetime | None = None
     state: str | None = None
     reason: str = ""
+    demote_old_primary: bool | None = None
 
     @property
     def urgency(self) -> Urgency:
