@@ -200,10 +200,10 @@ def _patch_dead_states() -> Iterator[None]:
 
 
 def _heeding_no_notice(*arguments: Any, **options: Any) -> Any:
-    return _JUDGE(*arguments, **(options | {"is_noticed": False}))
+    return _JUDGE_FORMER(*arguments, **(options | {"is_noticed": False}))
 
 
-_JUDGE = former_primaries.judge
+_JUDGE_FORMER = former_primaries.judge
 
 RULES: dict[str, Patch] = {
     "the lease: the primary heeds neither its end nor the fence": _patch_lease,
