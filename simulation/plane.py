@@ -16,6 +16,7 @@ from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.pools import LaunchTarget
 from spot_optimizer.domain.replicas import AGENT_TAG, REPLICA_TAG, Replica
 from spot_optimizer.domain.snapshots import Snapshot
+from spot_optimizer.domain.stored_decisions import StoredDecision
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, OutcomeUnknown, Throttled
 from spot_optimizer.ports import Launched
@@ -185,6 +186,10 @@ class SimulatedFleet:
 
         agents: tuple[Agent, ...] = self._calls.read("agents_with_primary", read)
         return agents
+
+    def latest_decision(self, _agent_id: str) -> StoredDecision | None:
+        """None: all that it could lead to is a standby, and others lead to that here."""
+        return None
 
     def interruptions_of_pools(
         self, pool_ids: Collection[str], since: datetime, *, signal_types: Collection[str] = INTERRUPTING

@@ -153,6 +153,8 @@ class ApiStack(Stack):
         data = self._data
         data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
         data.fleet_controls.allow(function.grantee, "GetItem")
+        # what a model said of an agent before, where an emergency replica is asked for
+        data.decisions.allow(function.grantee, "Query")
         data.heartbeats.allow(function.grantee, "GetItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)

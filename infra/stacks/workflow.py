@@ -178,6 +178,8 @@ class WorkflowStack(Stack):
         data.agents.allow_query_by(function.grantee, "listing-index")
         data.fleet_controls.allow(function.grantee, "GetItem")
         data.interruptions.allow_query_by(function.grantee, "pool-index")
+        # what a model said of an agent before, where AWS recommends a rebalance
+        data.decisions.allow(function.grantee, "Query")
         data.heartbeats.allow(function.grantee, "GetItem")
         data.instances.allow(function.grantee, *CONDITIONAL_WRITES)
         data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)

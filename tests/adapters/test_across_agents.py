@@ -26,6 +26,7 @@ def fleet(database: Database) -> DynamoFleet:
         database,
         agents_table_name=lambda: ENVIRONMENT["AGENTS_TABLE"],
         interruptions_table_name=lambda: ENVIRONMENT["INTERRUPTIONS_TABLE"],
+        decisions_table_name=lambda: ENVIRONMENT["DECISIONS_TABLE"],
     )
 
 

@@ -13,6 +13,7 @@ from local.launcher import LocalAws
 from local.processes import carrying
 from local.rehearsal import LedgerWorkload, Tenancy
 from local.rehearsal.tenancy import ASSEMBLY
+from tests.e2e.operator import Operator
 
 type LaunchWorkload = Callable[..., LedgerWorkload]
 
@@ -34,6 +35,12 @@ def tenancy() -> Iterator[Tenancy]:
         folder = aws.folder
     assert not folder.exists(), f"{folder} was left behind"
     assert not list(carrying(RUN_VARIABLE, folder.name)), "processes were left behind"
+
+
+@pytest.fixture
+def operator(tenancy: Tenancy, tmp_path: Path) -> Operator:
+    """An admin with `spotctl`."""
+    return Operator(tenancy, tmp_path)
 
 
 @pytest.fixture

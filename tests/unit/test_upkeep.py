@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,9 @@ from spot_optimizer.control import pausing, replication, signals
 from spot_optimizer.domain.agents import HandoverState
 from spot_optimizer.domain.rebalance import rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.risk import RiskBasis
 from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.stored_decisions import FRESH_FOR
 from spot_optimizer.domain.upkeep import FIRST_DELAY, LONGEST_DELAY, Nothing, Release, Replace, decide_upkeep
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import HandoverInProgress, Paused, ReplicaNeeded
@@ -31,6 +33,7 @@ from tests.builders import (
     an_agent,
     an_interruption,
 )
+from tests.unit.decisions.test_offers import a_stored_decision
 from tests.unit.test_failover import FakePlane, with_a_ready_standby
 
 POOL = "us-east-1a.m5.large"
@@ -60,9 +63,12 @@ def test_a_risk_is_a_probability_and_rises_with_what_the_pool_did(count: int, ho
     assert 0 < calm <= busy < 1
 
 
-def test_a_models_answer_is_taken_as_it_is() -> None:
-    judged = rebalance_risk(POOL, age=HOUR, interruptions=9, now=NOON, by_model=Decimal("0.01"))
-    assert (judged.probability, judged.reason) == (Decimal("0.0100"), "the live model's answer")
+@given(st.decimals("0", "1", places=4), st.integers(0, 9))
+def test_a_model_raises_a_risk_and_never_lowers_it(by_model: Decimal, count: int) -> None:
+    rule = probability(interruptions=count)
+    judged = rebalance_risk(POOL, age=HOUR, interruptions=count, now=NOON, by_model=by_model)
+    assert judged.probability == max(rule, by_model)
+    assert ("the live model's answer" in judged.reason) == (by_model > rule)
 
 
 def recommend(plane: FakePlane) -> signals.Started:
@@ -78,6 +84,39 @@ def test_above_the_threshold_a_recommendation_makes_a_standby_whatever_the_toggl
     assert started.replica_id is not None
     assert "is above 0.3" in started.reason
     assert plane.records.replica(AGENT, started.replica_id).type is ReplicaType.AUTOMATIC_REBALANCE
+
+
+def by_a_model(plane: FakePlane, **changes: object) -> FakePlane:
+    """The agent, watched at 0.9, with a decision by a model that expects the worst."""
+    plane.records.put(an_agent(rebalance_threshold=0.9))
+    expected = {"risk_basis": RiskBasis.MODEL, "risk_within_6h": Decimal("0.95"), "model_version": "ses-1"}
+    plane.fleet.decisions[AGENT] = replace(a_stored_decision(), **(expected | changes))  # type: ignore[arg-type]
+    return plane
+
+
+def test_what_a_model_said_when_it_was_last_decided_can_make_a_recommendation_count() -> None:
+    started = recommend(by_a_model(FakePlane()))
+    assert started.replica_id is not None
+    assert "0.9500 is above 0.9; the live model's answer" in started.reason
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"risk_basis": RiskBasis.OWN_HISTORY}, id="no model answered"),
+        pytest.param({"decided_at": NOON - FRESH_FOR - HOUR}, id="long ago"),
+        pytest.param({"epoch": 7}, id="about another primary"),
+    ],
+)
+def test_what_no_model_said_of_this_primary_lately_counts_for_nothing(changes: dict[str, object]) -> None:
+    assert recommend(by_a_model(FakePlane(), **changes)).replica_id is None
+
+
+def test_a_decision_that_can_not_be_read_holds_up_no_recommendation() -> None:
+    plane = by_a_model(FakePlane())
+    plane.records.put(an_agent(rebalance_threshold=0.1))
+    plane.fleet.is_silent = True
+    assert recommend(plane).replica_id is not None
 
 
 def test_below_the_threshold_it_is_recorded_and_watched_until_the_pool_raises_the_risk() -> None:
@@ -174,7 +213,7 @@ def test_after_eight_lost_standbys_a_person_is_needed() -> None:
 
 def with_a_counted_standby() -> FakePlane:
     plane = with_a_ready_standby()
-    plane.records.put(dataclasses.replace(plane.records.agent(AGENT), replica_count=1))
+    plane.records.put(replace(plane.records.agent(AGENT), replica_count=1))
     return plane
 
 

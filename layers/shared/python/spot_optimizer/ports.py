@@ -96,6 +96,10 @@ class Fleet(Protocol):
         """Every agent that is not lost."""
         ...
 
+    def latest_decision(self, agent_id: str) -> StoredDecision | None:
+        """What was last decided for an agent; a failover never asks."""
+        ...
+
     def interruptions_of_pools(
         self, pool_ids: Collection[str], since: datetime, *, signal_types: Collection[str] = INTERRUPTING
     ) -> Mapping[str, tuple[datetime, ...]]:

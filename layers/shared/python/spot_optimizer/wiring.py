@@ -118,6 +118,7 @@ def fleet() -> DynamoFleet:
         _database(),
         agents_table_name=lambda: config.table(Table.AGENTS),
         interruptions_table_name=lambda: config.table(Table.INTERRUPTIONS),
+        decisions_table_name=lambda: config.decisions_table,
     )
 
 

@@ -89,6 +89,11 @@ class DecisionRow(Model):
     forget_at = EpochSecondsAttribute()
 
 
+def decisions_table(database: Database, table_name: str) -> BoundTable[StoredDecision]:
+    """Bind the table of decisions."""
+    return BoundTable(database, table_name, row=DecisionRow, value=StoredDecision)
+
+
 class DynamoDecisions:
     """Implements `Decisions`.
 
@@ -103,7 +108,7 @@ class DynamoDecisions:
 
     @cached_property
     def _decisions(self) -> BoundTable[StoredDecision]:
-        return BoundTable(self._database, self._table_name(), row=DecisionRow, value=StoredDecision)
+        return decisions_table(self._database, self._table_name())
 
     def latest(self, agent_id: str) -> StoredDecision | None:
         """The last decision for an agent; may lag behind."""

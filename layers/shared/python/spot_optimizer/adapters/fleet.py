@@ -8,9 +8,11 @@ from functools import cached_property
 
 from spot_optimizer.adapters.agents import CLIENT_INDEX, LISTING, LISTING_INDEX, agents_table
 from spot_optimizer.adapters.database import BoundTable, Database, Page
+from spot_optimizer.adapters.decisions import decisions_table
 from spot_optimizer.adapters.interruptions import POOL_INDEX, interruptions_table
 from spot_optimizer.domain.agents import Agent, Interruption
 from spot_optimizer.domain.catalogue import INTERRUPTING
+from spot_optimizer.domain.stored_decisions import StoredDecision
 
 
 class DynamoFleet:
@@ -20,18 +22,29 @@ class DynamoFleet:
         database: The connection.
         agents_table_name: Tells the physical name; asked when the table is first read.
         interruptions_table_name: As well.
+        decisions_table_name: As well.
     """
 
     def __init__(
-        self, database: Database, *, agents_table_name: Callable[[], str], interruptions_table_name: Callable[[], str]
+        self,
+        database: Database,
+        *,
+        agents_table_name: Callable[[], str],
+        interruptions_table_name: Callable[[], str],
+        decisions_table_name: Callable[[], str],
     ) -> None:
         self._database = database
         self._agents_table_name = agents_table_name
         self._interruptions_table_name = interruptions_table_name
+        self._decisions_table_name = decisions_table_name
 
     @cached_property
     def _agents(self) -> BoundTable[Agent]:
         return agents_table(self._database, self._agents_table_name())
+
+    @cached_property
+    def _decisions(self) -> BoundTable[StoredDecision]:
+        return decisions_table(self._database, self._decisions_table_name())
 
     @cached_property
     def _interruptions(self) -> BoundTable[Interruption]:
@@ -55,6 +68,10 @@ class DynamoFleet:
             for pool_id in pool_ids
         }
         return {pool_id: times for pool_id, times in found.items() if times}
+
+    def latest_decision(self, agent_id: str) -> StoredDecision | None:
+        """What was last decided for an agent."""
+        return self._decisions.last(agent_id)
 
     def agents_page(self, *, client_id: str | None, after: str | None, limit: int) -> Page[Agent]:
         """One page of agents by id: of one client, or of all."""

@@ -16,6 +16,7 @@ from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRol
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.risk import RiskBasis
 from spot_optimizer.domain.signals import Signal, SignalType
 from spot_optimizer.domain.upkeep import Release, Replace
 from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
@@ -400,7 +401,17 @@ def _rebalance_risk(plane: Plane, agent: Agent) -> RebalanceRisk:
         age=max(now - (instance.launched_at or instance.joined_at), timedelta(0)),
         interruptions=len(catalogue.events(others)),
         now=now,
+        by_model=_risk_by_model(plane, agent, now),
     )
+
+
+def _risk_by_model(plane: Plane, agent: Agent, now: datetime) -> Decimal | None:
+    """What a model said when it was last decided for the agent; no model is asked here, and nothing waits for one."""
+    with suppress(Transient):
+        decision = plane.fleet.latest_decision(agent.agent_id)
+        if decision is not None and decision.risk_basis is RiskBasis.MODEL:
+            return None if decision.stale_because(agent, now=now) else decision.risk_within_6h
+    return None
 
 
 def _recommendation(plane: Plane, agent: Agent) -> Interruption | None:

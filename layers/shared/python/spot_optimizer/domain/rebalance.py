@@ -2,8 +2,8 @@
 
 AWS says only that the risk is elevated. In the one field sample that was published, 9 of 30 instances that were flagged
 were interrupted, within 17 minutes to 9 hours (aws-node-termination-handler, issue 141). These odds are the start; what
-the pool did to us lately, how long the instance has run, and the time of day raise or lower them. A model that is live
-answers instead.
+the pool did to us lately, how long the instance has run, and the time of day raise or lower them. A model may raise
+them further. It never lowers them: it has not seen AWS's word, and a bad one must not cost anybody a standby.
 """
 
 from __future__ import annotations
@@ -52,17 +52,18 @@ def rebalance_risk(
         age: How long it has run.
         interruptions: How often its pool took instances of ours back in the last days.
         now: When.
-        by_model: What a live model says of the next hours; it is taken as it is.
+        by_model: What a live model said of the next six hours before the recommendation came; counts if it is higher.
     """
-    if by_model is not None:
-        return RebalanceRisk(by_model.quantize(_TICK), "the live model's answer")
     history = min(Decimal(1 + interruptions), MOST_PER_HISTORY)
     by_age = YOUNG_FACTOR if age < YOUNG else OLD_FACTOR if age > OLD else Decimal(1)
     working = _works(pool_id, now)
     odds = FLAGGED_AND_INTERRUPTED * history * by_age * (WORKING_FACTOR if working else QUIET_FACTOR)
     hours = age / timedelta(hours=1)
+    by_rule = (odds / (1 + odds)).quantize(_TICK)
+    if by_model is not None and by_model > by_rule:
+        return RebalanceRisk(by_model.quantize(_TICK), f"the live model's answer; the rule says {by_rule}")
     return RebalanceRisk(
-        (odds / (1 + odds)).quantize(_TICK),
+        by_rule,
         f"{interruptions} interruption(s) in the pool in the last days, the instance is {hours:.1f} h old, "
         f"{'working' if working else 'quiet'} hours",
     )
