@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import xgboost
@@ -37,18 +37,42 @@ from training.scores import DRAWS, Floats, Interval, Predicted, auc, best_thresh
 
 PARAMETERS: Final = {
     "objective": "binary:logistic",
-    "max_depth": 2,
     "eta": 0.05,
-    "min_child_weight": 50,
     "subsample": 0.7,
     "colsample_bytree": 0.7,
-    "lambda": 20,
     "seed": 1,
     "nthread": 1,
 }
-"""Shallow and heavily regularized: hundreds of interruptions, not thousands, stand behind it."""
-
 ROUNDS: Final = 120
+
+
+class Setting(NamedTuple):
+    """What is chosen from the training part of each test alone, and never from a test.
+
+    Attributes:
+        max_depth: Of the trees.
+        min_child_weight: The least evidence of a leaf.
+        l2: Penalty on what leaves answer.
+        calibration_weight: How many examples the belief is worth that the trees are calibrated.
+    """
+
+    max_depth: int
+    min_child_weight: int
+    l2: int
+    calibration_weight: int
+
+
+SETTINGS: Final = tuple(
+    Setting(depth, least, l2, weight)
+    for depth in (1, 2, 4)
+    for least, l2 in ((5, 1), (50, 20))
+    for weight in (300, 1_000, 3_000)
+)
+"""From nearly XGBoost's own defaults to what suits hundreds of interruptions."""
+
+CHOSEN_BY: Final = (0.6, 0.8)
+"""Share of the training examples before each of the two tests, inside the training part, that choose among them."""
+
 DIRECTIONS: Final = {
     "age_hours": -1,
     "interruptions_1h": 1,
@@ -67,9 +91,6 @@ FOLD_STARTS: Final = (0.40, 0.52, 0.64, 0.76, 0.88)
 
 CALIBRATED_ON: Final = 0.25
 """The latest share of what is trained on, on which the calibration is fitted."""
-
-CALIBRATION_WEIGHT: Final = 1_000.0
-"""How many examples the belief is worth that the trees are calibrated: some twenty blocks of like examples."""
 
 HELD_OUT_FROM: Final = FOLD_STARTS[-2]
 """Share of the examples before the test of the model that is written."""
@@ -92,6 +113,7 @@ class Fold:
         tested_from, tested_until: The examples' times.
         auc: By predictor.
         brier: By predictor.
+        setting: What was chosen from what was trained on.
     """
 
     trained_until: str
@@ -100,6 +122,7 @@ class Fold:
     examples: int
     auc: dict[str, float]
     brier: dict[str, float]
+    setting: Setting
 
 
 @dataclass(frozen=True)
@@ -131,11 +154,13 @@ class Fitted:
     Attributes:
         scaler: Of the features, fitted on the same examples.
         calibration: (points, 2): (trees' answer, probability); straight between points.
+        setting: By which they were fitted.
     """
 
     booster: xgboost.Booster
     scaler: Scaler
     calibration: Floats
+    setting: Setting
 
     def predict(self, features: NDArray[np.float32]) -> Floats:
         """Calibrated probability per row of (rows, features)."""
@@ -175,7 +200,10 @@ def train(traces: Sequence[Trace], examples: Examples, out: Path, *, draws: int 
     begin = float(np.quantile(examples.times, HELD_OUT_FROM))
     before = np.flatnonzero(examples.times + max(HORIZON_HOURS) * 3600 <= begin)
     scaler = _fit_scaler(examples.features[before])
-    fitted = {hours: _fit(examples, hours, _known(examples, hours, before), scaler) for hours in HORIZON_HOURS}
+    fitted = {}
+    for hours in HORIZON_HOURS:
+        rows = _known(examples, hours, before)
+        fitted[hours] = _fit(examples, hours, rows, scaler, choose(examples, hours, rows))
     manifest = _write(out, fitted, _held_out(examples, fitted, begin), examples, begin)
     draw_calibration({hours: report.reliability for hours, report in reports.items()}, out / "calibration.png")
     write_card(
@@ -189,6 +217,8 @@ def train(traces: Sequence[Trace], examples: Examples, out: Path, *, draws: int 
             "from": _iso(examples.times[0]),
             "until": _iso(examples.times[-1]),
             "traces": [trace.trace_id for trace in traces],
+            "choices": len(SETTINGS),
+            "settings": {hours: one.setting._asdict() for hours, one in fitted.items()},
         },
     )
     return Trained(out, manifest, reports)
@@ -220,12 +250,13 @@ def evaluate(examples: Examples, hours: int, *, draws: int = DRAWS) -> Report:
     for begin, end in pairwise(bounds):
         before = np.flatnonzero(known & (times + hours * 3600 <= begin))
         test = np.flatnonzero(known & (times >= begin) & (times < end))
-        predictors = _predictors(examples, hours, before)
+        setting = choose(examples, hours, before)
+        predictors = _predictors(examples, hours, before, setting)
         said = {name: predict(test) for name, (predict, _) in predictors.items()}
         for name, (_, threshold) in predictors.items():
             parts[name].append(Predicted(said[name], said[name] > threshold))
         tested.append(test)
-        folds.append(_fold(labels[test], said, float(begin), float(times[test[-1]]), len(test)))
+        folds.append(_fold(labels[test], said, float(begin), float(times[test[-1]]), len(test), setting))
     everything = np.concatenate(tested)
     predicted = {
         name: Predicted(
@@ -255,13 +286,37 @@ def _default(gains: dict[str, Interval]) -> str:
     return "model" if all(gain.low > 0 for gain in gains.values()) else WITHOUT_MODEL
 
 
+def choose(examples: Examples, hours: int, rows: NDArray[np.intp]) -> Setting:
+    """The setting with the lowest mean Brier score on tests inside the training part; the first of equals.
+
+    Args:
+        examples: By rising time.
+        hours: The horizon.
+        rows: What may be trained on; nothing else is looked at.
+    """
+    labels, times = examples.labels[hours], examples.times
+    errors = dict.fromkeys(SETTINGS, 0.0)
+    bounds = [*np.quantile(times[rows], CHOSEN_BY), times[rows[-1]] + 1]
+    for begin, end in pairwise(bounds):
+        before = rows[times[rows] + hours * 3600 <= begin]
+        test = rows[(times[rows] >= begin) & (times[rows] < end)]
+        scaler = _fit_scaler(examples.features[before])
+        trees: dict[tuple[int, int, int], _Trees] = {}
+        for setting in SETTINGS:
+            if setting[:3] not in trees:
+                trees[setting[:3]] = _grow(examples, hours, before, scaler, setting)
+            fitted = _calibrated(trees[setting[:3]], scaler, setting)
+            errors[setting] += brier(labels[test], fitted.predict(examples.features[test]))
+    return min(SETTINGS, key=errors.__getitem__)
+
+
 def _predictors(
-    examples: Examples, hours: int, before: NDArray[np.intp]
+    examples: Examples, hours: int, before: NDArray[np.intp], setting: Setting
 ) -> dict[str, tuple[Callable[[NDArray[np.intp]], Floats], float]]:
     """Each way to predict, with the threshold that was best on what came before."""
     truth = examples.labels[hours][before]
     base_rate = float(truth.mean())
-    fitted = _fit(examples, hours, before, _fit_scaler(examples.features[before]))
+    fitted = _fit(examples, hours, before, _fit_scaler(examples.features[before]), setting)
 
     def by_model(rows: NDArray[np.intp]) -> Floats:
         return fitted.predict(examples.features[rows])
@@ -295,20 +350,46 @@ def _scaled(scaler: Scaler, features: NDArray[np.float32]) -> NDArray[np.float32
     return np.asarray((features - np.array(scaler.mean)) / np.array(scaler.scale), dtype=np.float32)
 
 
-def _fit(examples: Examples, hours: int, rows: NDArray[np.intp], scaler: Scaler) -> Fitted:
-    """Fit the calibration on the latest part by trees of the part before, then the trees on all of it."""
+@dataclass(frozen=True)
+class _Trees:
+    """Trees of all that may be trained on, and what trees of the earlier part answered in the latest.
+
+    Attributes:
+        margin, labels: (late examples,).
+    """
+
+    booster: xgboost.Booster
+    margin: Floats
+    labels: Floats
+
+
+def _fit(examples: Examples, hours: int, rows: NDArray[np.intp], scaler: Scaler, setting: Setting) -> Fitted:
+    return _calibrated(_grow(examples, hours, rows, scaler, setting), scaler, setting)
+
+
+def _grow(examples: Examples, hours: int, rows: NDArray[np.intp], scaler: Scaler, setting: Setting) -> _Trees:
     labels, times, scaled = examples.labels[hours], examples.times, _scaled(scaler, examples.features)
     cut = times[rows[int(len(rows) * (1 - CALIBRATED_ON))]]
     early, late = rows[times[rows] + hours * 3600 <= cut], rows[times[rows] >= cut]
-    trial = _boost(scaled[early], labels[early])
+    trial = _boost(scaled[early], labels[early], setting)
     margin = trial.predict(xgboost.DMatrix(scaled[late], feature_names=MODEL_FEATURES), output_margin=True)
-    slope, intercept = fit_calibration(margin.astype(np.float64), labels[late])
-    return Fitted(_boost(scaled[rows], labels[rows]), scaler, _points(slope, intercept))
+    return _Trees(_boost(scaled[rows], labels[rows], setting), margin.astype(np.float64), labels[late])
 
 
-def _boost(scaled: NDArray[np.float32], labels: Floats) -> xgboost.Booster:
+def _calibrated(trees: _Trees, scaler: Scaler, setting: Setting) -> Fitted:
+    slope, intercept = fit_calibration(trees.margin, trees.labels, weight=setting.calibration_weight)
+    return Fitted(trees.booster, scaler, _points(slope, intercept), setting)
+
+
+def _boost(scaled: NDArray[np.float32], labels: Floats, setting: Setting) -> xgboost.Booster:
     directions = tuple(DIRECTIONS.get(name, 0) for name in MODEL_FEATURES)
-    parameters = {**PARAMETERS, "monotone_constraints": str(directions)}
+    parameters = {
+        **PARAMETERS,
+        "max_depth": setting.max_depth,
+        "min_child_weight": setting.min_child_weight,
+        "lambda": setting.l2,
+        "monotone_constraints": str(directions),
+    }
     matrix = xgboost.DMatrix(scaled, labels, feature_names=MODEL_FEATURES)
     return xgboost.train(parameters, matrix, num_boost_round=ROUNDS)
 
@@ -321,7 +402,7 @@ def _points(slope: float, intercept: float) -> Floats:
     return np.column_stack([raw, 1 / (1 + np.exp(-logit))])
 
 
-def fit_calibration(margin: Floats, labels: Floats, *, weight: float = CALIBRATION_WEIGHT) -> tuple[float, float]:
+def fit_calibration(margin: Floats, labels: Floats, *, weight: float) -> tuple[float, float]:
     """Fit logit(p) = slope x margin + intercept by Newton's method, drawn towards slope 1 and intercept 0.
 
     Args:
@@ -340,7 +421,7 @@ def fit_calibration(margin: Floats, labels: Floats, *, weight: float = CALIBRATI
     return float(weights[0]), float(weights[1])
 
 
-def _fold(truth: Floats, said: dict[str, Floats], begin: float, end: float, count: int) -> Fold:
+def _fold(truth: Floats, said: dict[str, Floats], begin: float, end: float, count: int, setting: Setting) -> Fold:
     return Fold(
         trained_until=_iso(begin),
         tested_from=_iso(begin),
@@ -348,6 +429,7 @@ def _fold(truth: Floats, said: dict[str, Floats], begin: float, end: float, coun
         examples=count,
         auc={name: round(auc(truth, one), 3) for name, one in said.items()},
         brier={name: round(brier(truth, one), 4) for name, one in said.items()},
+        setting=setting,
     )
 
 

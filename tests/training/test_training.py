@@ -13,7 +13,7 @@ from spot_optimizer.domain.models import Manifest, check_manifest
 from spot_optimizer.domain.risk import MODEL_FEATURES
 from tests.training.markets import BANDS, a_market
 from training.examples import histories, label
-from training.pipeline import WITHOUT_MODEL, Trained, evaluate, fit_calibration, train
+from training.pipeline import SETTINGS, WITHOUT_MODEL, Trained, choose, evaluate, fit_calibration, train
 
 RESTLESS_AND_CALM = {"us-east-1a": 2.5, "us-east-1b": 0.05, "us-east-1c": 0.6}
 
@@ -52,6 +52,26 @@ def test_a_model_is_never_tested_on_what_it_saw(result: Trained) -> None:
     for report in result.reports.values():
         for before, after in zip(report.folds, report.folds[1:], strict=False):
             assert before.trained_until <= before.tested_from <= before.tested_until <= after.tested_from
+
+
+def test_settings_are_chosen_without_a_look_at_what_is_tested() -> None:
+    traces = a_market(interruptions_per_hour=RESTLESS_AND_CALM, days=2.5, seed=11)
+    examples = label(traces, histories(traces, BANDS))
+    known = np.flatnonzero(~np.isnan(examples.labels[1]))
+    before, tested = known[: len(known) // 2], known[len(known) // 2 :]
+    chosen = choose(examples, 1, before)
+    assert chosen in SETTINGS
+    examples.labels[1][tested] = 1 - examples.labels[1][tested]
+    examples.features[tested] = 0
+    assert choose(examples, 1, before) == chosen
+
+
+def test_a_setting_that_only_remembers_is_not_chosen_where_there_is_nothing_to_learn() -> None:
+    traces = a_market(interruptions_per_hour={"us-east-1a": 0.4, "us-east-1b": 0.4}, days=2.5, seed=5)
+    examples = label(traces, histories(traces, BANDS))
+    known = np.flatnonzero(~np.isnan(examples.labels[1]))
+    deepest = max(SETTINGS, key=lambda one: (one.max_depth, -one.min_child_weight))
+    assert choose(examples, 1, known)[:3] != deepest[:3]
 
 
 def test_restless_and_calm_pools_are_told_apart(result: Trained) -> None:
