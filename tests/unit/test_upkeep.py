@@ -269,12 +269,12 @@ def test_a_standby_is_not_released_when_a_failover_has_begun_and_failed_since_th
     before: dict[str, Any],
 ) -> None:
     plane = quiet_for_long()
-    plane.records.put(dataclasses.replace(plane.records.agent(AGENT), **before))
+    plane.records.put(replace(plane.records.agent(AGENT), **before))
 
     def fails_over(transaction: Transaction) -> None:
         if transaction.name == "release replica":
             agent = plane.records.agent(AGENT)
-            plane.records.put(dataclasses.replace(agent, claim_epoch=1, claim_attempt=agent.claim_attempt + 1))
+            plane.records.put(replace(agent, claim_epoch=1, claim_attempt=agent.claim_attempt + 1))
 
     plane.records.before_commit = fails_over
     signals.sweep(plane)
@@ -307,7 +307,7 @@ def test_an_operator_does_not_end_what_may_be_the_newest_copy(
     state: str, heard_seconds_ago: float, under_way: dict[str, Any], refusal: type[Exception]
 ) -> None:
     plane = quiet_for_long(heard_seconds_ago=heard_seconds_ago)
-    plane.records.put(dataclasses.replace(plane.records.agent(AGENT), **under_way))
+    plane.records.put(replace(plane.records.agent(AGENT), **under_way))
     plane.compute.instances[PRIMARY] = state
     with pytest.raises(refusal):
         replication.terminate_replica(plane, AGENT, REPLICA, reason="asked")
@@ -318,7 +318,7 @@ def test_an_operator_does_not_end_what_may_be_the_newest_copy(
 def test_an_operator_ends_a_launch_even_in_a_failover_for_it_holds_nothing() -> None:
     plane = with_a_counted_standby()
     plane.records.put(
-        dataclasses.replace(plane.records.agent(AGENT), claim_epoch=1, claim_attempt=1, claim_open=True),
+        replace(plane.records.agent(AGENT), claim_epoch=1, claim_attempt=1, claim_open=True),
         a_replica(status=ReplicaState.LAUNCHING),
     )
     assert replication.terminate_replica(plane, AGENT, REPLICA, reason="slow").status is ReplicaState.TERMINATED
