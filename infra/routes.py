@@ -28,6 +28,7 @@ REPLICA_API: Final = (
     "POST /api/agents/{agent_id}/handovers/{handover_id}/commit",
     "POST /api/agents/{agent_id}/handovers/{handover_id}/abort",
     "POST /api/agents/{agent_id}/create-emergency-replica",
+    "POST /api/agents/{agent_id}/issue-switch-command",
     "POST /api/agents/{agent_id}/pause",
     "POST /api/agents/{agent_id}/resume",
     "POST /api/agents/{agent_id}/termination-imminent",

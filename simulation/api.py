@@ -19,6 +19,7 @@ from spot_optimizer.control import (
     replication,
     signals,
     snapshots,
+    switching,
     sync_reports,
 )
 from spot_optimizer.control.plane import Plane
@@ -26,6 +27,7 @@ from spot_optimizer.domain import replicas, tokens
 from spot_optimizer.domain.agents import Heartbeat, Instance, InstanceRole
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.orders import Orders
+from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.signals import Signal, SignalType, from_eventbridge
 from spot_optimizer.domain.snapshots import snapshot_id_for
 from spot_optimizer.errors import (
@@ -125,16 +127,15 @@ def heartbeat(plane: Plane, caller: Caller, *, role: str, serving: bool, reconci
 def ready(
     plane: Plane, caller: Caller, *, replica_id: str, readiness: int, lag_seconds: float, covered_until: str
 ) -> None:
-    replication.report_ready(
-        plane,
-        caller.agent_id,
-        replica_id,
-        instance_id=caller.instance_id,
+    report = sync_reports.SyncReport(
         epoch=caller.epoch,
-        readiness=readiness,
+        generation=0,
+        sync_percent=100.0,
         lag_seconds=lag_seconds,
         covered_until=datetime.fromisoformat(covered_until),
+        readiness=readiness,
     )
+    sync_reports.report_sync(plane, caller.agent_id, replica_id, caller.instance_id, report)
 
 
 def unready(plane: Plane, caller: Caller, *, replica_id: str, readiness: int) -> None:
@@ -294,6 +295,19 @@ def operator_promotes(plane: Plane, agent_id: str, *, demote_old_primary: bool) 
         demote_old_primary=demote_old_primary,
     )
     signals.start_fail_over(plane, agent_id, wish)
+
+
+def operator_switches(plane: switching.SwitchingPlane, agent_id: str, *, on_demand: bool) -> None:
+    """Have the workload moved: to the standby that is there, or to a replica that is made for it."""
+    wanted = switching.Wanted(
+        trigger=SignalType.OPERATOR,
+        by="operator",
+        reason="an operator asked",
+        pool_id=None,
+        lifecycle=Lifecycle.ON_DEMAND if on_demand else Lifecycle.SPOT,
+    )
+    issued = switching.issue(plane, agent_id, wanted)
+    signals.hand_over_if_asked(plane, agent_id, issued.replica.replica_id)
 
 
 def operator_terminates_replica(plane: Plane, agent_id: str) -> None:

@@ -18,6 +18,7 @@ HAPPENINGS = (
     "operator-create",
     "operator-pause",
     "operator-terminate",
+    "operator-switch",
     "kill-agent",
     "pause-agent",
     "kill-workload",

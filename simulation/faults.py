@@ -153,6 +153,7 @@ PORTS = (
     "commit report ready",
     "commit report unready",
     "commit create replica",
+    "commit ask switch",
     "commit end replica",
     "commit give up launch",
     "commit decline handover",
@@ -176,6 +177,7 @@ PORTS = (
 )
 TRANSACTIONS = (
     "abort handover",
+    "ask switch",
     "begin launch",
     "claim",
     "conclude interruption",
@@ -211,6 +213,7 @@ RIVALS = (
     "operator-promote",
     "operator-create",
     "operator-terminate",
+    "operator-switch",
     "sweep",
     "shut-down",
 )
@@ -849,6 +852,41 @@ def _two_conclude(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 130.0)
 
 
+def _switched(chance: Random, seed: int) -> Plan:
+    """An operator moves the workload: a replica is launched, and takes over when it is ready; or AWS takes one of the
+    two back before, or he thinks better of it.
+    """
+    at = chance.uniform(2.0, 6.0)
+    faults = [Fault("operator-switch", at)]
+    amid = at + chance.uniform(1.0, 75.0)
+    draw = chance.random()
+    if draw < 0.5:
+        kind, who = chance.choice(("notice", "death", "shut-down")), chance.choice(("primary", "standby"))
+        faults.append(Fault(kind, amid, who))
+    elif draw < 0.7:
+        faults.append(Fault(chance.choice(("operator-terminate", "operator-promote", "rebalance")), amid, "primary"))
+    elif draw < 0.8:
+        faults.append(Fault("operator-pause", amid, "", chance.uniform(20.0, 60.0)))
+    return Plan(seed, False, tuple(faults), at + 90.0)
+
+
+def _switch_aborted(chance: Random, seed: int) -> Plan:
+    """The standby that is there takes over for a switch; its handover is aborted, and later tried once more."""
+    at = chance.uniform(8.0, 12.0)
+    faults = [Fault("operator-switch", at), _held("promote", chance.uniform(0.3, 2.0), "abort")]
+    if chance.random() < 0.5:
+        faults.append(Fault("notice", at + chance.uniform(0.1, 30.0), "primary"))
+    return Plan(seed, True, tuple(faults), at + 30.0)
+
+
+def _switch_held(chance: Random, seed: int) -> Plan:
+    """Two operators switch at once; or one does while the standby ends, or is promoted."""
+    at = chance.uniform(8.0, 12.0)
+    rival = chance.choice(("operator-switch", "operator-switch", "operator-terminate", "standby-death", "notice"))
+    faults = (Fault("operator-switch", at), _held("ask switch", chance.uniform(0.2, 4.0), rival))
+    return Plan(seed, True, faults, at + 30.0)
+
+
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     3: _opening_held_beyond_readiness,
@@ -893,8 +931,12 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     76: _token_held_beyond_its_execution,
     77: _orphans_amid_trouble,
     78: _two_sweep,
+    82: _switched,
+    83: _switched,
     84: _opened_again_beyond_the_epoch,
+    86: _switch_aborted,
     88: _traffic_taken_back_for_good,
+    90: _switch_held,
     92: _traffic_held_beyond_the_next,
     96: _traffic_held_beyond_the_next,
 }
@@ -1056,7 +1098,8 @@ def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one 
         case "operator-pause":
             return Fault(sort, at, "", chance.uniform(1.0, 60.0))
         case "operator":
-            return Fault(chance.choice(("operator-promote", "operator-create", "operator-terminate")), at)
+            kinds = ("operator-promote", "operator-create", "operator-terminate", "operator-switch")
+            return Fault(chance.choice(kinds), at)
         case "interruption":
             return Fault(chance.choice(("notice", "death", "rebalance")), at, who)
         case "strike-agent":

@@ -13,12 +13,13 @@ from simulation.kernel import Violation
 from simulation.ledger import PROMISED_INTERVALS
 from simulation.tables import Row, RowWritten
 from simulation.tasks import Invocation, current
+from spot_optimizer.domain import switching
 from spot_optimizer.domain.agents import HandoverState, InstanceRole
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.lease import CLOCK_DRIFT, LEASE_SECONDS
 from spot_optimizer.domain.primary import LAG_GRACE_SECONDS
 from spot_optimizer.domain.protocol import Action, EpochOver, Event, ReportReady
-from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.replicas import Replica, ReplicaState
 from spot_optimizer.domain.writes import Table, Transaction
 
 if TYPE_CHECKING:
@@ -475,6 +476,13 @@ class Invariants:
         demand(not primary.alive, "lost means no copy is left", "the primary %s lives", primary.instance_id)
         demand(before.get("snapshot_id") is None, "lost means no copy is left", "%s is left", before.get("snapshot_id"))
 
+    def _check_switch_asked(self, before: Row) -> None:
+        world = self._world
+        replica = Replica(**before)
+        demand(replica.active, "only what lives takes over for a switch", "it is %s", replica.status)
+        under_way = switching.is_under_way(world.tables.agent(replica.agent_id), replica, now=world.plane.clock())
+        demand(not under_way, "one switch at a time", "one was asked for at %s", replica.switch_asked_at)
+
     def _check_replica(self, transaction: Transaction, written: RowWritten) -> None:
         before, after = written.before, written.after
         name = transaction.name
@@ -493,6 +501,8 @@ class Invariants:
             self._check_ended(name, before, str(now))
         readiness = before.get("readiness", 0), after.get("readiness", 0)
         demand(readiness[0] <= readiness[1], "readiness only rises", "'%s': %s to %s", name, *readiness)
+        if name == "ask switch":
+            self._check_switch_asked(before)
         if name == "report ready":
             demand(was == ReplicaState.SYNCING, "ready is reported once", "it is %s", was)
         if now == ReplicaState.READY and was != now:

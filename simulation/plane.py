@@ -14,6 +14,7 @@ from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.orphans import Kind, Report, Resource
 from spot_optimizer.domain.pauses import Pause
 from spot_optimizer.domain.pools import LaunchTarget
+from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.replicas import AGENT_TAG, REPLICA_TAG, Replica
 from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.stored_decisions import StoredDecision
@@ -320,6 +321,9 @@ class SimulatedWorkflows:
     def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
         self._start("prepare_replica", name, payload)
 
+    def prepare_replica_arn(self, name: str) -> str:
+        return f"arn:{name}"
+
     def prepare_replica_state(self, name: str) -> Execution:
         state: Execution = self._calls.read("prepare_replica_state", lambda: self._step_functions.state(name))
         return state
@@ -342,6 +346,24 @@ class SimulatedJoining:
         return f"{agent_id} {replica_id} {launch_number}"
 
 
+class SimulatedPrices:
+    """As much of `Prices` as switches ask for: nobody knows what on-demand costs."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    def known_pools(self, _pool_ids: Collection[str]) -> Mapping[str, PoolOfInterest]:
+        known: Mapping[str, PoolOfInterest] = self._calls.read("known_pools", dict)
+        return known
+
+
+class NothingDecided:
+    """Implements `Decisions`: where to go is asked for by hand."""
+
+    def latest(self, _agent_id: str) -> None:
+        return None
+
+
 class SimulatedPlane:
     """Implements `Plane`.
 
@@ -355,6 +377,9 @@ class SimulatedPlane:
         self.compute = SimulatedCompute(calls, ec2)
         self.workflows = SimulatedWorkflows(calls, step_functions)
         self.joining = SimulatedJoining()
+        self.prices: Any = SimulatedPrices(calls)
+        self.price_history: Any = None
+        self.decisions: Any = NothingDecided()
         self.clock_error = 0.0
         self._kernel = calls.kernel
 

@@ -732,6 +732,10 @@ class World:
         work = partial(api.operator_creates_replica, self.plane, AGENT_ID, purpose=purpose)
         self._invoke("operator creates", work)
 
+    def _operator_switch(self, _fault: Fault) -> None:
+        work = partial(api.operator_switches, self.plane, AGENT_ID, on_demand=self.next_number() % 4 == 0)
+        self._invoke("operator switches", work)
+
     def _operator_terminate(self, _fault: Fault) -> None:
         self._invoke("operator terminates", lambda: api.operator_terminates_replica(self.plane, AGENT_ID))
 

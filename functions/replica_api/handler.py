@@ -35,7 +35,16 @@ from spot_optimizer.api.replicas import (
     UnreadyRequest,
 )
 from spot_optimizer.api.router import Router
-from spot_optimizer.control import emergencies, pausing, replication, selecting, sync_reports
+from spot_optimizer.api.switching import SwitchCommandAnswer, SwitchCommandRequest
+from spot_optimizer.control import (
+    emergencies,
+    pausing,
+    replication,
+    selecting,
+    signals,
+    switching,
+    sync_reports,
+)
 from spot_optimizer.control.signals import Started
 from spot_optimizer.domain import tokens
 from spot_optimizer.domain.replicas import ReplicaType
@@ -127,6 +136,31 @@ def promote(agent_id: AgentId, replica_id: ReplicaId, body: PromoteRequest) -> S
             demote_old_primary=body.demote_old_primary,
         )
     )
+
+
+@api.post(
+    "/api/agents/<agent_id>/issue-switch-command",
+    summary="Move a workload to another pool, or to the other way to buy",
+    status_code=HTTPStatus.ACCEPTED,
+    tags=["switching"],
+)
+def issue_switch_command(
+    agent_id: AgentId, body: SwitchCommandRequest, idempotency_key: IdempotencyKey = None
+) -> SwitchCommandAnswer:
+    """For operators. A replica is prepared there, and takes over as soon as it is ready; nothing is lost.
+
+    An operator needs no toggle, only a reason. With `source: engine` it is where the engine, or the price rule,
+    recommends, and only if `auto_switch` and the agent's rules allow it. One switch at a time; the same Idempotency-Key
+    gives the same one.
+    """
+    tokens.require_role(api.caller, OperatorRole.OPERATOR)
+    plane, by = wiring.switching_plane(), f"operator:{api.caller.token_id}"
+    if body.source == "engine":
+        issued = switching.issue_recommended(plane, agent_id, by=by)
+    else:
+        issued = switching.issue(plane, agent_id, body.wanted(by=by, key=idempotency_key))
+    signals.hand_over_if_asked(plane, agent_id, issued.replica.replica_id)
+    return SwitchCommandAnswer.of(issued, look=wiring.workflows().prepare_replica_arn(issued.replica.replica_id))
 
 
 @api.post(

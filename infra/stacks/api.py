@@ -164,6 +164,8 @@ class ApiStack(Stack):
         data.state_snapshots.allow(function.grantee, "GetItem")
         # what the pools that a replica is chosen from cost on demand
         data.pools.allow(function.grantee, "GetItem")
+        # what was decided, where a switch is to follow the engine
+        data.decisions.allow(function.grantee, "Query")
         for machine in (self._workflow.fail_over_arn, self._workflow.prepare_replica_arn):
             function.allow("states:StartExecution", on=machine)
         allow_waking_tasks(function)

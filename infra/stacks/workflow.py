@@ -29,6 +29,7 @@ from infra.constructs.state_machine import (
     allow_waking_tasks,
     state_machine_arn,
 )
+from infra.constructs.switch_schedule import SwitchSchedule
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
@@ -126,11 +127,23 @@ class WorkflowStack(Stack):
             memory_megabytes=512,
             failures=failures.queue,
         )
+        self.switch_agents = Function(
+            self,
+            "SwitchAgents",
+            settings=settings,
+            folder="switch_agents",
+            layer=layer,
+            environment={**data.names, "PREPARE_REPLICA_STATE_MACHINE_ARN": self.prepare_replica_arn},
+            timeout_seconds=60,
+            memory_megabytes=512,
+            failures=failures.queue,
+        )
         self._allow_fail_over(settings)
         self._allow_sweep_orphans()
         self._allow_prepare_replica(settings)
         self._allow_collect_prices()
         self._allow_fill_gaps()
+        self._allow_switch_agents(settings)
         join_key.allow_deriving(self.prepare_replica.grantee)
 
         fail_over_machine = StateMachine(
@@ -154,6 +167,13 @@ class WorkflowStack(Stack):
             definition="fill_gaps",
             substitutes={"FillGapsFunction": self.fill_gaps},
         )
+        switch_agents_machine = StateMachine(
+            self,
+            "SwitchAgentsMachine",
+            settings=settings,
+            definition="switch_agents",
+            substitutes={"SwitchAgentsFunction": self.switch_agents},
+        )
         InterruptionSignals(self, "Signals", starter=self.fail_over, undeliverable=failures.queue)
         PriceSchedule(
             self,
@@ -163,11 +183,19 @@ class WorkflowStack(Stack):
             undeliverable=failures.queue,
         )
         OrphanSweep(self, "Orphans", sweeper=self.sweep_orphans, undeliverable=failures.queue)
-        self._watch(fail_over_machine, prepare_replica_machine, fill_gaps_machine, failures)
+        SwitchSchedule(
+            self,
+            "Switches",
+            switching=switch_agents_machine,
+            switcher=self.switch_agents,
+            undeliverable=failures.queue,
+        )
+        self._watch(fail_over_machine, prepare_replica_machine, fill_gaps_machine, switch_agents_machine, failures)
 
         CfnOutput(self, "FailOverStateMachineArn", value=self.fail_over_arn)
         CfnOutput(self, "PrepareReplicaStateMachineArn", value=self.prepare_replica_arn)
         CfnOutput(self, "FillGapsStateMachineArn", value=self.fill_gaps_arn)
+        CfnOutput(self, "SwitchAgentsStateMachineArn", value=state_machine_arn(self, settings, "switch_agents"))
         CfnOutput(self, "CollectPricesFunctionName", value=self.collect_prices.name)
         CfnOutput(self, "FailOverFunctionName", value=self.fail_over.name)
         CfnOutput(self, "SweepOrphansFunctionName", value=self.sweep_orphans.name)
@@ -238,11 +266,28 @@ class WorkflowStack(Stack):
         data.inferred_prices.allow(function.grantee, "UpdateItem", "Query", "DeleteItem")
         allow_looking(function, "DescribeSpotPriceHistory")
 
+    def _allow_switch_agents(self, settings: Settings) -> None:
+        data, function = self._data, self.switch_agents
+        data.agents.allow(function.grantee, *CONDITIONAL_WRITES)
+        data.agents.allow_query_by(function.grantee, "listing-index")
+        data.fleet_controls.allow(function.grantee, "GetItem")
+        data.heartbeats.allow(function.grantee, "GetItem")
+        data.replicas.allow(function.grantee, "Query", *CONDITIONAL_WRITES)
+        data.switches.allow(function.grantee, "GetItem", "UpdateItem")
+        data.switches.allow_query_by(function.grantee, "listing-index")
+        data.interruptions.allow_query_by(function.grantee, "pool-index")
+        data.pools.allow(function.grantee, "GetItem")
+        data.decisions.allow(function.grantee, "Query")
+        # a switch is only begun here: its replica is launched, and handed to, by those who may
+        function.allow("states:StartExecution", on=state_machine_arn(self, settings, "prepare_replica"))
+        allow_looking(function, *CATALOGUE)
+
     def _watch(
         self,
         fail_over: StateMachine,
         prepare_replica: StateMachine,
         fill_gaps: StateMachine,
+        switch_agents: StateMachine,
         failures: FailureQueue,
     ) -> None:
         alarms = Alarms(self, "Alarms")
@@ -250,6 +295,7 @@ class WorkflowStack(Stack):
             ("FailOver", fail_over.machine),
             ("PrepareReplica", prepare_replica.machine),
             ("FillGaps", fill_gaps.machine),
+            ("SwitchAgents", switch_agents.machine),
         ):
             alarms.when_above_zero(
                 f"{name}Failed", machine.metric_failed(period=_MINUTE), meaning=f"{name}: an execution failed."
@@ -268,6 +314,7 @@ class WorkflowStack(Stack):
             ("CollectPrices", self.collect_prices.function),
             ("FillGaps", self.fill_gaps.function),
             ("SweepOrphans", self.sweep_orphans.function),
+            ("SwitchAgents", self.switch_agents.function),
         ):
             alarms.when_above_zero(
                 f"{name}FunctionErrors",

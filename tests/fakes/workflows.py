@@ -38,6 +38,9 @@ class FakeWorkflows:
     def start_prepare_replica(self, name: str, payload: Mapping[str, Any]) -> None:
         self.preparations.setdefault(name, dict(payload))
 
+    def prepare_replica_arn(self, name: str) -> str:
+        return f"arn:aws:states:us-east-1:000000000000:execution:prepare-replica:{name}"
+
     def prepare_replica_state(self, name: str) -> Execution:
         if name not in self.preparations:
             return Execution.UNKNOWN

@@ -22,6 +22,7 @@ FUNCTIONS = (
     "CollectPrices",
     "FillGapsRole",
     "SweepOrphansRole",
+    "SwitchAgentsRole",
 )
 
 #: What each function that handles models may do with objects, below which prefix.
@@ -173,6 +174,14 @@ def test_a_tag_is_set_only_while_something_is_launched(dev: Deployment) -> None:
         assert statement["Condition"] == {"StringEquals": {"ec2:CreateAction": ["CreateFleet", "RunInstances"]}}
 
 
+def test_who_moves_workloads_for_money_launches_terminates_and_promotes_nothing(dev: Deployment) -> None:
+    allowed = {action for action in actions(dev.statements("SwitchAgentsRole")) if not action.startswith("dynamodb:")}
+    ours = {action for action in allowed if not action.startswith(("logs:", "xray:", "sqs:"))}
+    assert {action for action in ours if not action.startswith("ec2:Describe")} == {"states:StartExecution"}
+    [start] = statements_for(dev.statements("SwitchAgentsRole"), "states:StartExecution")
+    assert all("prepare-replica" in resource for resource in resources(start))
+
+
 def test_only_roles_below_one_path_reach_an_instance(dev: Deployment) -> None:
     [statement] = statements_for(dev.all_statements(), "iam:PassRole")
     assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
@@ -181,7 +190,12 @@ def test_only_roles_below_one_path_reach_an_instance(dev: Deployment) -> None:
 
 @pytest.mark.parametrize(
     ("machine", "function"),
-    [("FailOverMachine", "FailOver"), ("PrepareReplicaMachine", "PrepareReplica"), ("FillGapsMachine", "FillGaps")],
+    [
+        ("FailOverMachine", "FailOver"),
+        ("PrepareReplicaMachine", "PrepareReplica"),
+        ("FillGapsMachine", "FillGaps"),
+        ("SwitchAgentsMachine", "SwitchAgents"),
+    ],
 )
 def test_a_state_machine_invokes_its_function_and_no_other(dev: Deployment, machine: str, function: str) -> None:
     [statement] = statements_for(dev.statements(f"{machine}Role"), "lambda:InvokeFunction")

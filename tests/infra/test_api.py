@@ -65,6 +65,7 @@ def test_no_function_waits_longer_than_the_gateway(dev: Deployment) -> None:
                 "CollectPrices",
                 "FillGaps",
                 "SweepOrphans",
+                "SwitchAgents",
             )
         ):
             assert function["Timeout"] < 30

@@ -63,6 +63,7 @@ def test_a_function_reaches_a_failover_only_through_its_state_machine_name(dev: 
         "spot-optimizer-dev-prepare-replica",
         "spot-optimizer-dev-activate-model",
         "spot-optimizer-dev-fill-gaps",
+        "spot-optimizer-dev-switch-agents",
     }
 
 

@@ -74,6 +74,11 @@ def test_it_is_decided_for_every_agent_as_often_as_prices_are_collected(dev: Dep
     assert timedelta(minutes=5) == DECIDED_EVERY
 
 
+def test_agents_are_considered_every_quarter_hour_and_switches_are_realised_every_hour(dev: Deployment) -> None:
+    assert scheduled(dev, "rate(15 minutes)")["SwitchAgents"] == {}
+    assert scheduled(dev, "rate(1 hour)")["SwitchAgents"] == {"task": "RealiseSavings"}
+
+
 def test_every_function_that_is_a_target_may_be_invoked_by_its_rule_and_no_other(dev: Deployment) -> None:
     rules = {
         name
@@ -92,7 +97,7 @@ def test_every_function_that_is_a_target_may_be_invoked_by_its_rule_and_no_other
 
 def test_an_event_that_the_starter_failed_on_to_the_end_is_kept(dev: Deployment) -> None:
     configurations = dev.properties("AWS::Lambda::EventInvokeConfig").values()
-    assert len(configurations) == 4
+    assert len(configurations) == 5
     for configuration in configurations:
         assert configuration["MaximumRetryAttempts"] == 2
         [destination, _] = configuration["DestinationConfig"]["OnFailure"]["Destination"]["Fn::GetAtt"]

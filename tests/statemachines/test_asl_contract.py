@@ -24,6 +24,7 @@ FUNCTIONS: Mapping[str, str] = {
     "ActivateModelFunction": "activate_model",
     "ScoreRiskFunction": "score_risk",
     "FillGapsFunction": "fill_gaps",
+    "SwitchAgentsFunction": "switch_agents",
 }
 
 #: Of AWS's own errors: the state machine's, Lambda's, and those of a process that crashed or took too long.
@@ -33,6 +34,7 @@ AWS_ERRORS = ("States.", "Lambda.", "Runtime.", "Sandbox.")
 GOES_ON_WITHOUT: Mapping[str, str] = {
     "fail_over.RecordInterruption": "a record is for people; no failover waits for one",
     "fill_gaps.FillPool": "one pool's failure holds up no other; the execution fails when all were tried",
+    "switch_agents.ConsiderAgent": "one agent's failure holds up no other; the execution fails when all were tried",
 }
 
 DOES_WORK = frozenset({"Task", "Map", "Parallel"})

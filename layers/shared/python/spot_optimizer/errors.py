@@ -172,6 +172,14 @@ class PromotionUnproven(Rejected):
     """The claim on which a promotion is asked for does not hold."""
 
 
+class SwitchInProgress(Rejected):
+    """The agent is being switched already; one switch at a time."""
+
+
+class SwitchHeld(Rejected):
+    """The rules that keep a workload from being moved too often, or for too little, forbid the recommended switch."""
+
+
 class ToggledOff(Rejected):
     """The agent's configuration forbids this call."""
 

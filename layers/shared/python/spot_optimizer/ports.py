@@ -221,6 +221,10 @@ class Workflows(Protocol):
         """As `start_fail_over`."""
         ...
 
+    def prepare_replica_arn(self, name: str) -> str:
+        """Where to look at the execution."""
+        ...
+
     def prepare_replica_state(self, name: str) -> Execution:
         """What became of the execution."""
         ...

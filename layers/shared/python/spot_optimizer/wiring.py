@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
     from spot_optimizer.control.reporting import ReportingPlane
+    from spot_optimizer.control.switching import SwitchingPlane
     from spot_optimizer.ports import (
         Compute,
         Filling,
@@ -434,6 +435,12 @@ class _WiredDecidingPlane(_WiredPlane):
     @property
     def decider(self) -> LambdaDecider:
         return decider()
+
+
+@lru_cache
+def switching_plane() -> SwitchingPlane:
+    """Everything that switches need from outside."""
+    return _WiredDecidingPlane()
 
 
 @lru_cache

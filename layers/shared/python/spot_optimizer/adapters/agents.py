@@ -72,6 +72,11 @@ class AgentRow(Model):
     quiet_seconds = NumberAttribute()
     paused_at = InstantAttribute(null=True)
     paused_because = UnicodeAttribute(null=True)
+    switch_minimum_saving = FloatAttribute()
+    switch_dwell_seconds = NumberAttribute()
+    switch_hysteresis = FloatAttribute()
+    switches_per_day = NumberAttribute()
+    maintenance_windows = WordsAttribute()
 
 
 def agents_table(database: Database, table_name: str) -> BoundTable[Agent]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,8 @@ from spot_optimizer.adapters import instances, interruptions, switches
 from spot_optimizer.adapters.database import BoundTable, Database, Index, Page
 from spot_optimizer.domain.agents import Instance, InstanceRole, Interruption, Switch
 from spot_optimizer.domain.clients import Scope
+
+_PAGE = 100
 
 
 class DynamoHistory:
@@ -69,6 +71,16 @@ class DynamoHistory:
             until=until,
             only={"switch_reason": switch_reason},
         )
+
+    def switches_between(self, since: datetime, until: datetime) -> Iterator[Switch]:
+        """All promotions of a period, the latest first."""
+        after: str | None = None
+        while True:
+            page = self.switches_page(Scope(), after=after, limit=_PAGE, since=since, until=until)
+            yield from page.values
+            after = page.last
+            if after is None:
+                return
 
     def interruptions_page(
         self,

@@ -8,6 +8,7 @@ from pynamodb.models import Model
 from spot_optimizer.adapters.database import (
     BoundTable,
     Database,
+    DecimalAttribute,
     FloatAttribute,
     InstantAttribute,
     JournalAttribute,
@@ -15,6 +16,7 @@ from spot_optimizer.adapters.database import (
     WordsAttribute,
 )
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.signals import SignalType
 
 
 class ReplicaRow(Model):
@@ -46,6 +48,13 @@ class ReplicaRow(Model):
     ended_at = InstantAttribute(null=True)
     failure = UnicodeAttribute(null=True)
     task_token = UnicodeAttribute(null=True)
+    requested_lifecycle = UnicodeAttribute(null=True)
+    switch_reason = WordAttribute(SignalType, null=True)
+    switch_explanation = UnicodeAttribute(null=True)
+    switch_asked_at = InstantAttribute(null=True)
+    switch_handovers_before = NumberAttribute()
+    old_usd_per_hour = DecimalAttribute(null=True)
+    new_usd_per_hour = DecimalAttribute(null=True)
 
 
 def replicas_table(database: Database, table_name: str) -> BoundTable[Replica]:

@@ -8,6 +8,7 @@ from pynamodb.models import Model
 from spot_optimizer.adapters.database import (
     BoundTable,
     Database,
+    DecimalAttribute,
     FloatAttribute,
     Index,
     InstantAttribute,
@@ -44,6 +45,13 @@ class SwitchRow(Model):
     steps = JournalAttribute()
     demote_old_primary = BooleanAttribute(null=True)
     old_primary = UnicodeAttribute(null=True)
+    explanation = UnicodeAttribute(null=True)
+    to_lifecycle = UnicodeAttribute(null=True)
+    old_usd_per_hour = DecimalAttribute(null=True)
+    new_usd_per_hour = DecimalAttribute(null=True)
+    estimated_savings = DecimalAttribute(null=True)
+    realised_savings = DecimalAttribute(null=True)
+    realised_seconds = NumberAttribute(null=True)
 
 
 def switches_table(database: Database, table_name: str) -> BoundTable[Switch]:

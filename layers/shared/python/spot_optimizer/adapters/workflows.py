@@ -46,9 +46,13 @@ class StepFunctionsWorkflows:
         """As `start_fail_over`."""
         _start(self._clients, self._prepare_replica_machine(), name, payload)
 
+    def prepare_replica_arn(self, name: str) -> str:
+        """Where to look at the execution."""
+        return _execution_arn(self._prepare_replica_machine(), name)
+
     def prepare_replica_state(self, name: str) -> Execution:
         """What became of the execution."""
-        return _state(self._clients, _execution_arn(self._prepare_replica_machine(), name))
+        return _state(self._clients, self.prepare_replica_arn(name))
 
     def wake(self, task_token: str) -> None:
         """Complete a waiting task; a token that was used or has timed out is a success."""

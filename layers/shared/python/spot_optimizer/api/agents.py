@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from spot_optimizer.api.fields import (
     Address,
@@ -28,6 +28,7 @@ from spot_optimizer.api.fields import (
 )
 from spot_optimizer.control.registration import Newcomer, Registered, Workload
 from spot_optimizer.domain.agents import Agent, AgentStatus, Heartbeat, TrafficAdapter
+from spot_optimizer.domain.maintenance import Window
 from spot_optimizer.domain.orders import Orders, Role
 from spot_optimizer.domain.snapshots import Protection
 from spot_optimizer.errors import InvalidRequest
@@ -35,6 +36,15 @@ from spot_optimizer.errors import InvalidRequest
 SHORTEST_KEY = 32
 LARGEST_TAIL = 2**20
 
+SwitchShare = Annotated[float, Field(ge=0.01, le=0.45, allow_inf_nan=False)]
+
+
+def _check_window(text: str) -> str:
+    Window.parse(text)
+    return text
+
+
+WindowText = Annotated[str, Field(max_length=60, examples=["sat,sun 02:00-06:00"]), AfterValidator(_check_window)]
 
 Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 
@@ -190,6 +200,11 @@ class Configuration(Answer):
     sync_interval_seconds: float
     rebalance_threshold: float
     quiet_seconds: int
+    switch_minimum_saving: float
+    switch_dwell_seconds: int
+    switch_hysteresis: float
+    switches_per_day: int
+    maintenance_windows: tuple[str, ...]
 
     @classmethod
     def of(cls, agent: Agent) -> Configuration:
@@ -248,6 +263,23 @@ class ConfigurationRequest(Body):
     quiet_seconds: Annotated[
         int | None,
         Field(strict=True, ge=60, le=30 * 86_400, description="After so long that standby is released."),
+    ] = None
+    switch_minimum_saving: SwitchShare | None = Field(
+        default=None, description="Share of the present cost that a move for money must save."
+    )
+    switch_dwell_seconds: Annotated[
+        int | None,
+        Field(strict=True, ge=300, le=7 * 86_400, description="How long the workload stays after any move."),
+    ] = None
+    switch_hysteresis: SwitchShare | None = Field(
+        default=None, description="What coming back to an offer that was left within a week must save on top."
+    )
+    switches_per_day: Annotated[
+        int | None, Field(strict=True, ge=1, le=24, description="Moves for money within 24 hours.")
+    ] = None
+    maintenance_windows: Annotated[
+        tuple[WindowText, ...] | None,
+        Field(max_length=14, description="When those may be made, in UTC; always, where there is none."),
     ] = None
 
     @model_validator(mode="after")

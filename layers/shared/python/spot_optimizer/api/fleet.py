@@ -166,6 +166,13 @@ class SwitchAnswer(Answer):
         description="What became of it: demoted, recalled, terminated, gone (taken back, or dead), or left (not "
         "launched by us, and so not ours to terminate). None while that is open."
     )
+    explanation: str | None = Field(description="Why somebody, or a rule, wanted it.")
+    to_lifecycle: str | None
+    old_usd_per_hour: Decimal | None
+    new_usd_per_hour: Decimal | None
+    estimated_savings: Decimal | None = Field(description="USD/hour, old minus new, when it was asked for or made.")
+    realised_savings: Decimal | None = Field(description="USD/hour, from the prices in force since; null until known.")
+    realised_seconds: int | None = Field(description="Over how long that is.")
 
     @classmethod
     def of(cls, switch: Switch) -> Self:

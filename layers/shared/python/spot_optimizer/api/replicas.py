@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -66,6 +67,12 @@ class ReplicaAnswer(Answer):
     ready_at: Moment | None
     ended_at: Moment | None
     failure: str | None
+    requested_lifecycle: str | None
+    switch_reason: str | None = Field(description="It takes over as soon as it is ready; null where it stands by.")
+    switch_explanation: str | None
+    switch_asked_at: Moment | None
+    old_usd_per_hour: Decimal | None
+    new_usd_per_hour: Decimal | None
 
     @classmethod
     def of(cls, replica: Replica) -> ReplicaAnswer:

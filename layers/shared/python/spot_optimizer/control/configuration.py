@@ -16,6 +16,11 @@ CHANGEABLE = (
     "sync_interval_seconds",
     "rebalance_threshold",
     "quiet_seconds",
+    "switch_minimum_saving",
+    "switch_dwell_seconds",
+    "switch_hysteresis",
+    "switches_per_day",
+    "maintenance_windows",
 )
 
 

@@ -189,19 +189,21 @@ def _order(plane: Plane, agent: Agent, replica: Replica, subnets: Mapping[str, s
                 f"pool {pool.pool_id} is asked for, and the agent has no subnet in {pool.availability_zone}; it has "
                 f"{sorted(subnets)}"
             )
-        if pool.pool_id == agent.primary_pool_id:
+        lifecycle = Lifecycle(replica.requested_lifecycle or Lifecycle.SPOT)
+        if pool.pool_id == agent.primary_pool_id and lifecycle is Lifecycle.SPOT:
             raise NoPoolQualifies(
                 f"pool {pool.pool_id} is asked for, and the primary runs there by now; a standby never shares its pool"
             )
-        return (LaunchTarget(pool, Lifecycle.SPOT, subnet_id),)
-    return selecting.launch_order(
+        return (LaunchTarget(pool, lifecycle, subnet_id),)
+    order = selecting.launch_order(
         plane,
         agent,
         subnets,
         excluded_zones=replica.exclude_zones,
-        safest_first=replica.type is not ReplicaType.MANUAL,
+        safest_first=replica.type not in (ReplicaType.MANUAL, ReplicaType.SWITCH),
         under_notice=replica.type is ReplicaType.AUTOMATIC_TERMINATION,
     )
+    return tuple(target for target in order if replica.requested_lifecycle in (None, target.lifecycle))
 
 
 def _choice(number: int, target: LaunchTarget) -> dict[str, Any]:

@@ -11,14 +11,15 @@ from typing import Any
 
 from spot_optimizer.control import former_primaries, pausing, replication
 from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
-from spot_optimizer.domain import catalogue, claims, upkeep
+from spot_optimizer.domain import catalogue, claims, switching, upkeep
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption, TrafficAdapter
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.risk import RiskBasis
 from spot_optimizer.domain.signals import Signal, SignalType
-from spot_optimizer.domain.upkeep import Release, Replace
+from spot_optimizer.domain.switching import Begin
+from spot_optimizer.domain.upkeep import HandOver, Release, Replace
 from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
 from spot_optimizer.errors import AgentLost, ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
 
@@ -353,7 +354,28 @@ def keep_up(plane: Plane, listed: Agent) -> int:
         case Replace(lost, purpose):
             replication.replace_replica(plane, lost, purpose=purpose)
             return 1
+        case HandOver(signal_type, reason):
+            return _hand_over(plane, agent, signal_type, reason=reason) is not None
     return 0
+
+
+def hand_over_if_asked(plane: Plane, agent_id: str, replica_id: str) -> None:
+    """Begin the switch that a replica was made for, now that it is ready; what fails here, the sweep makes up for."""
+    with suppress(Transient):
+        agent = plane.records.agent(agent_id)
+        replica = plane.records.replica(agent_id, replica_id)
+        if agent.active_replica_id != replica_id or not replica.active:
+            return
+        if pausing.pause_of(plane, agent) is not None:
+            return
+        match switching.next_step(agent, replica, now=plane.clock()):
+            case Begin(signal_type, reason):
+                _hand_over(plane, agent, signal_type, reason=reason)
+
+
+def _hand_over(plane: Plane, agent: Agent, signal_type: SignalType, *, reason: str) -> str | None:
+    signal = Signal(instance_id=agent.primary_instance_id, type=signal_type, at=plane.clock(), reason=reason)
+    return start_fail_over(plane, agent.agent_id, signal).execution
 
 
 def _catch_up(plane: Plane, listed: Agent) -> int:

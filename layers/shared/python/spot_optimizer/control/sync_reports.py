@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from spot_optimizer.control import replication
+from spot_optimizer.control import replication, signals
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.replicas import Replica, SyncPace
@@ -38,7 +38,7 @@ def report_sync(plane: Plane, agent_id: str, replica_id: str, instance_id: str, 
         ReplicaNotReady: The replica's state forbids it, or a later report came in before.
     """
     if report.readiness is not None and report.lag_seconds is not None and report.covered_until is not None:
-        return replication.report_ready(
+        ready = replication.report_ready(
             plane,
             agent_id,
             replica_id,
@@ -48,6 +48,9 @@ def report_sync(plane: Plane, agent_id: str, replica_id: str, instance_id: str, 
             lag_seconds=report.lag_seconds,
             covered_until=report.covered_until,
         )
+        if ready.switch_reason is not None:
+            signals.hand_over_if_asked(plane, agent_id, replica_id)
+        return ready
     agent = plane.records.agent(agent_id)
     replica = plane.records.replica(agent_id, replica_id)
     if report.epoch == agent.epoch and instance_id not in (agent.primary_instance_id, replica.instance_id):

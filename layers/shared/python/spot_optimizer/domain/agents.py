@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from spot_optimizer.domain.pauses import Pause
@@ -87,6 +88,11 @@ class Agent:
         quiet_seconds: After so long without a further sign, that standby is released.
         paused_at: Since when an operator wants nothing changed.
         paused_because: In the operator's words.
+        switch_minimum_saving: Share of the present cost that a move for money must save; see `domain.switching`.
+        switch_dwell_seconds: How long the workload stays after any move, however cheap elsewhere is.
+        switch_hysteresis: What coming back must save on top.
+        switches_per_day: Moves for money within 24 hours.
+        maintenance_windows: When those may be made; see `domain.maintenance`. Always, where there is none.
     """
 
     agent_id: str
@@ -136,6 +142,11 @@ class Agent:
     quiet_seconds: int = 43_200
     paused_at: datetime | None = None
     paused_because: str | None = None
+    switch_minimum_saving: float = 0.05
+    switch_dwell_seconds: int = 1800
+    switch_hysteresis: float = 0.05
+    switches_per_day: int = 4
+    maintenance_windows: tuple[str, ...] = ()
 
     @property
     def pause(self) -> Pause | None:
@@ -236,6 +247,14 @@ class Switch:
         rto_seconds: As `Interruption.rto_seconds`; so are `rpo_seconds`, `rpo_bytes` and `steps`.
         demote_old_primary: Of a planned one: whether the old primary was to become the standby; False retires it.
         old_primary: What became of it; see `former_primaries.Fate`. None while that is open.
+        switch_reason: The signal that it answered.
+        explanation: For people: why somebody, or a rule, wanted it; None where a signal says it all.
+        to_lifecycle: How the new primary was bought; None where it is not known.
+        old_usd_per_hour: Of the old primary's place, when the switch was asked for, or else at the switch.
+        new_usd_per_hour: Of the new one's.
+        estimated_savings: USD/hour: old minus new; negative where it got dearer.
+        realised_savings: USD/hour, what it came to: the same from the prices really in force, over `realised_seconds`.
+        realised_seconds: From the switch to the next one, or to when it was looked at.
     """
 
     agent_id: str
@@ -257,6 +276,13 @@ class Switch:
     steps: tuple[Mapping[str, Any], ...] = ()
     demote_old_primary: bool | None = None
     old_primary: str | None = None
+    explanation: str | None = None
+    to_lifecycle: str | None = None
+    old_usd_per_hour: Decimal | None = None
+    new_usd_per_hour: Decimal | None = None
+    estimated_savings: Decimal | None = None
+    realised_savings: Decimal | None = None
+    realised_seconds: int | None = None
 
 
 def agent_status(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 from datetime import datetime, timedelta
+from typing import Any
 
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole, Urgency
 from spot_optimizer.domain.replicas import Replica, ReplicaState, instance_values
@@ -321,10 +322,23 @@ def promote(
                     "rpo_seconds": lost_seconds,
                     "rpo_breached": not vouched_for or lost_seconds > promised,
                     "demote_old_primary": _wish(agent, basis=basis),
+                    **_economics(replica),
                 },
             ),
         ),
     )
+
+
+def _economics(replica: Replica) -> dict[str, Any]:
+    """What a switch row says of money; where nobody asked for prices before, they are looked up afterwards."""
+    old, new = replica.old_usd_per_hour, replica.new_usd_per_hour
+    return {
+        "explanation": replica.switch_explanation,
+        "to_lifecycle": replica.lifecycle,
+        "old_usd_per_hour": old,
+        "new_usd_per_hour": new,
+        "estimated_savings": None if old is None or new is None else old - new,
+    }
 
 
 def _fits(replica: Replica, *, basis: Basis, readiness: int) -> bool:

@@ -248,6 +248,8 @@ def _seconds(seconds: float) -> Decimal:
     return Decimal(str(round(seconds, 3)))
 
 
-def rules_of(_agent: Agent) -> DecisionRules:
-    """By which rules is decided for an agent."""
-    return DecisionRules()
+def rules_of(agent: Agent) -> DecisionRules:
+    """By which rules is decided for an agent: what its operator set."""
+    return DecisionRules(
+        minimum_saving=Decimal(str(agent.switch_minimum_saving)), dwell=timedelta(seconds=agent.switch_dwell_seconds)
+    )

@@ -12,9 +12,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, Instance
+from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.writes import AtMost, Below, Change, Equals, Missing, OneOf, Present, Table, Transaction
 
 AGENT_TAG = "spot-optimizer:agent"
@@ -42,6 +44,7 @@ class ReplicaType(enum.StrEnum):
     MANUAL = "manual"
     AUTOMATIC_REBALANCE = "automatic-rebalance"
     AUTOMATIC_TERMINATION = "automatic-termination"
+    SWITCH = "switch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,14 @@ class Replica:
         sync_done_bytes: Bytes of state dealt with, of the generation that was under way when that was reported.
         sync_total_bytes: Bytes of state that have to be dealt with for it.
         sync_bytes_per_second: Its rate.
+        requested_lifecycle: How it has to be bought; None lets on-demand stand in where spot has no capacity.
+        switch_reason: It is to take over as soon as it is ready: `operator` or `auto-switch`; None where it only
+            stands by.
+        switch_explanation: Why, for people.
+        switch_asked_at: When.
+        switch_handovers_before: Handovers that had been opened in this epoch by then.
+        old_usd_per_hour: What the primary's place cost then; None if nobody knew.
+        new_usd_per_hour: What the replica's was expected to cost.
     """
 
     agent_id: str
@@ -86,6 +97,13 @@ class Replica:
     ended_at: datetime | None = None
     failure: str | None = None
     task_token: str | None = None
+    requested_lifecycle: str | None = None
+    switch_reason: SignalType | None = None
+    switch_explanation: str | None = None
+    switch_asked_at: datetime | None = None
+    switch_handovers_before: int = 0
+    old_usd_per_hour: Decimal | None = None
+    new_usd_per_hour: Decimal | None = None
 
     @property
     def active(self) -> bool:
@@ -136,12 +154,51 @@ def create(agent: Agent, replica: Replica) -> Transaction:
                     "created_at": replica.created_at,
                     "requested_pool_id": replica.requested_pool_id,
                     "exclude_zones": replica.exclude_zones,
+                    "requested_lifecycle": replica.requested_lifecycle,
+                    **switch_values(replica),
                     "readiness": 0,
                     "launch_number": 0,
                     "attempts": (),
                     "generation": 0,
                     "sync_percent": 0.0,
                 },
+            ),
+        ),
+    )
+
+
+def switch_values(replica: Replica) -> dict[str, Any]:
+    """What a replica's row says of the switch that it is for."""
+    return {
+        "switch_reason": replica.switch_reason,
+        "switch_explanation": replica.switch_explanation,
+        "switch_asked_at": replica.switch_asked_at,
+        "switch_handovers_before": replica.switch_handovers_before,
+        "old_usd_per_hour": replica.old_usd_per_hour,
+        "new_usd_per_hour": replica.new_usd_per_hour,
+    }
+
+
+def ask_switch(standby: Replica, asked: Replica) -> Transaction:
+    """Have a standby that is there take over for a switch: that begins as soon as the standby is ready.
+
+    Args:
+        standby: The agent's active replica as read; a switch that it was for before is given up.
+        asked: The same, with what is to be written of the switch.
+    """
+    before = standby.switch_asked_at
+    return Transaction(
+        "ask switch",
+        (
+            Change(
+                Table.REPLICAS,
+                (standby.agent_id, standby.replica_id),
+                "one switch at a time, to a replica that lives",
+                only_if={
+                    "status": OneOf(ACTIVE_STATES),
+                    "switch_asked_at": Missing() if before is None else Equals(before),
+                },
+                put=switch_values(asked),
             ),
         ),
     )

@@ -183,6 +183,31 @@ def steps_seen(rows: Sequence[Observation], *, until: datetime) -> tuple[Step, .
     return tuple(steps)
 
 
+def price_at(steps: Sequence[PriceChange], at: datetime) -> Decimal | None:
+    """USD/hour in force at a moment; None before the first step.
+
+    Args:
+        steps: In order.
+        at: When.
+    """
+    place = bisect_right(steps, at, key=lambda step: step.changed_at)
+    return steps[place - 1].usd_per_hour if place else None
+
+
+def average_usd_per_hour(steps: Sequence[PriceChange], *, since: datetime, until: datetime) -> Decimal | None:
+    """What an hour cost on average over a period, in USD with six decimals; None where some of it has no known price.
+
+    Args:
+        steps: In order, with the one in force at `since`.
+        since: Inclusive.
+        until: Exclusive, and later.
+    """
+    total, without = _integral(steps, since, until)
+    if without:
+        return None
+    return (total / ((until - since) // _MICROSECOND)).quantize(_TICK)
+
+
 def _integral(steps: Sequence[Step], begin: datetime, end: datetime) -> tuple[Decimal, timedelta]:
     """Price times microseconds, which is exact, and for how long no price was in force yet."""
     first = bisect_right(steps, begin, key=lambda step: step.changed_at) - 1

@@ -30,6 +30,7 @@ class SignalType(enum.StrEnum):
     STATE_CHANGE = "state-change"
     PRIMARY_SILENT = "primary-silent"
     OPERATOR = "operator"
+    AUTO_SWITCH = "auto-switch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class Signal:
     def urgency(self) -> Urgency:
         """How soon the failover it calls for must be through."""
         match self.type:
-            case SignalType.OPERATOR:
+            case SignalType.OPERATOR | SignalType.AUTO_SWITCH:
                 return Urgency.PLANNED
             case SignalType.REBALANCE_RECOMMENDATION:
                 return Urgency.RISK

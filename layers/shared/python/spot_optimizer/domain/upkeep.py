@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from spot_optimizer.domain import switching
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.switching import Begin, GiveUp, Wait
 
 FIRST_DELAY = timedelta(seconds=30)
 LONGEST_DELAY = timedelta(minutes=30)
@@ -48,7 +51,15 @@ class Replace:
     purpose: str
 
 
-Upkeep = Nothing | Release | Replace
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Begin the planned handover that the active replica is for."""
+
+    signal: SignalType
+    reason: str
+
+
+Upkeep = Nothing | Release | Replace | HandOver
 
 
 def decide_upkeep(
@@ -67,6 +78,14 @@ def decide_upkeep(
     by_age = sorted(replicas, key=lambda replica: (replica.created_at, replica.replica_id))
     quiet = timedelta(seconds=agent.quiet_seconds)
     active = next((replica for replica in by_age if replica.replica_id == agent.active_replica_id), None)
+    if active is not None and active.switch_reason is not None:
+        match switching.next_step(agent, active, now=now):
+            case Begin(signal, reason):
+                return HandOver(signal, reason)
+            case Wait(reason):
+                return Nothing(reason)
+            case GiveUp(reason) if active.type is ReplicaType.SWITCH:
+                return Release(active, reason)
     if active is not None:
         since = max(active.created_at, last_signal_at or active.created_at)
         if active.type is ReplicaType.AUTOMATIC_REBALANCE and now - since > quiet:
@@ -97,7 +116,7 @@ def _is_replaced(
             return now - max(lost.created_at, last_signal_at or lost.created_at) <= quiet
         case ReplicaType.MANUAL:
             return agent.auto_replica and agent.manual_replica
-        case ReplicaType.AUTOMATIC_TERMINATION:
+        case ReplicaType.AUTOMATIC_TERMINATION | ReplicaType.SWITCH:
             return False
 
 
