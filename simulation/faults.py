@@ -153,7 +153,6 @@ PORTS = (
     "commit report ready",
     "commit report unready",
     "commit create replica",
-    "commit ask switch",
     "commit end replica",
     "commit give up launch",
     "commit decline handover",
@@ -177,7 +176,6 @@ PORTS = (
 )
 TRANSACTIONS = (
     "abort handover",
-    "ask switch",
     "begin launch",
     "claim",
     "conclude interruption",
@@ -213,7 +211,6 @@ RIVALS = (
     "operator-promote",
     "operator-create",
     "operator-terminate",
-    "operator-switch",
     "sweep",
     "shut-down",
 )
@@ -1098,8 +1095,7 @@ def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one 
         case "operator-pause":
             return Fault(sort, at, "", chance.uniform(1.0, 60.0))
         case "operator":
-            kinds = ("operator-promote", "operator-create", "operator-terminate", "operator-switch")
-            return Fault(chance.choice(kinds), at)
+            return Fault(chance.choice(("operator-promote", "operator-create", "operator-terminate")), at)
         case "interruption":
             return Fault(chance.choice(("notice", "death", "rebalance")), at, who)
         case "strike-agent":

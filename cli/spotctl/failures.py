@@ -67,6 +67,8 @@ _NEXT_BY_PROBLEM = {
     "ReplicaAlreadyActive": "`spotctl replicas list AGENT` shows it",
     "ReplicaNotReady": "`spotctl replicas list AGENT` shows how far it is",
     "ReplicaUnknown": "`spotctl replicas list AGENT` shows those there are",
+    "SwitchHeld": "`spotctl recommend AGENT` says what is recommended; `spotctl agents config get AGENT`, the rules",
+    "SwitchInProgress": "`spotctl agents watch AGENT` shows how far it is",
     "ToggledOff": "`spotctl agents config set AGENT` turns it on",
     "RouteUnknown": "the API is of another version than spotctl; `spotctl health` tells which",
 }

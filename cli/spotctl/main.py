@@ -21,6 +21,7 @@ from spotctl.commands import (
     replicas,
     reports,
     signing,
+    switching,
     tokens,
 )
 from spotctl.failures import ExitCode
@@ -58,6 +59,7 @@ app.command("health", rich_help_panel="Begin")(health.health)
 app.add_typer(agents.app, rich_help_panel="Workloads")
 app.add_typer(replicas.app, rich_help_panel="Workloads")
 app.add_typer(emergencies.app, rich_help_panel="Workloads")
+app.command("switch", rich_help_panel="Workloads")(switching.switch)
 app.command("pause", rich_help_panel="Workloads")(pausing.pause)
 app.command("resume", rich_help_panel="Workloads")(pausing.resume)
 app.command("switches", rich_help_panel="What happened")(fleet.list_switches)
@@ -69,6 +71,7 @@ app.command("pools", rich_help_panel="Prices")(prices.list_pools)
 app.command("prices", rich_help_panel="Prices")(prices.show_prices)
 app.command("quality", rich_help_panel="Prices")(prices.show_quality)
 app.add_typer(prices.gaps, rich_help_panel="Prices")
+app.command("recommend", rich_help_panel="Decisions")(switching.recommend)
 app.add_typer(models.app, rich_help_panel="Decisions")
 app.add_typer(clients.app, rich_help_panel="Tenants")
 app.add_typer(tokens.app, rich_help_panel="Tenants")

@@ -14,7 +14,7 @@ from spotctl.commands.replicas import replica_columns
 from spotctl.failures import Document, NotUnderstood
 from spotctl.screen import Column, Shape, table_of
 from spotctl.session import AgentId, AsJson, AtMost, Session, begin, complete_clients
-from spotctl.words import ago, moment, rate, seconds, size, state, strong, usd
+from spotctl.words import ago, moment, rate, seconds, share, size, state, strong, usd
 
 app = typer.Typer(name="agents", help="Look at the protected workloads, and change how they are looked after.")
 config = typer.Typer(name="config", help="The toggles, and how often state is shipped.")
@@ -33,6 +33,11 @@ CONFIGURATION = Shape(
         Column("sync_interval", "sync_interval_seconds", seconds),
         Column("rebalance_threshold", "rebalance_threshold"),
         Column("quiet", "quiet_seconds", seconds),
+        Column("minimum_saving", "switch_minimum_saving", share),
+        Column("dwell", "switch_dwell_seconds", seconds),
+        Column("hysteresis", "switch_hysteresis", share),
+        Column("switches_per_day", "switches_per_day"),
+        Column("maintenance_windows", "maintenance_windows"),
     ),
 )
 
@@ -200,6 +205,30 @@ def set_config(
         int | None,
         typer.Option("--quiet", help="Seconds without a sign after which it is released.", show_default=False),
     ] = None,
+    minimum_saving: Annotated[
+        float | None,
+        typer.Option("--minimum-saving", help="Share of its cost that moving by itself must save.", show_default=False),
+    ] = None,
+    dwell_seconds: Annotated[
+        int | None, typer.Option("--dwell", help="Seconds that it stays after any move.", show_default=False)
+    ] = None,
+    hysteresis: Annotated[
+        float | None,
+        typer.Option("--hysteresis", help="What coming back must save on top of that.", show_default=False),
+    ] = None,
+    switches_per_day: Annotated[
+        int | None,
+        typer.Option("--switches-per-day", help="How often at most it moves by itself.", show_default=False),
+    ] = None,
+    windows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--window",
+            help="When it may move by itself, in UTC: `sat,sun 02:00-06:00`. Can be given several times; `always` "
+            "clears them.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change an agent's configuration; what is not named stays. Emergencies go past every toggle."""
@@ -211,6 +240,11 @@ def set_config(
             sync_interval_seconds=sync_interval_seconds,
             rebalance_threshold=rebalance_threshold,
             quiet_seconds=quiet_seconds,
+            switch_minimum_saving=minimum_saving,
+            switch_dwell_seconds=dwell_seconds,
+            switch_hysteresis=hysteresis,
+            switches_per_day=switches_per_day,
+            maintenance_windows=[] if windows == ["always"] else windows or None,
         )
         if not changes:
             raise NotUnderstood("nothing is to be changed; expected at least one setting, such as --no-auto-switch")

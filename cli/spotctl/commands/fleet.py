@@ -81,6 +81,8 @@ SWITCH = Shape(
         Column("took", "rto_seconds", seconds, right=True, whole=True),
         Column("lost", "rpo_seconds", seconds, right=True),
         Column("because of", "switch_reason"),
+        Column("saves/h", "estimated_savings", money, right=True),
+        Column("saved/h", "realised_savings", money, right=True),
     ),
     nothing="There was no switch.",
 )
