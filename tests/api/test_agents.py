@@ -121,6 +121,16 @@ def test_a_primary_alone_is_told_to_serve_alone(agent: Registration) -> None:
             "sync_interval_seconds": 1.0,
             "rebalance_threshold": 0.3,
             "quiet_seconds": 43200,
+        "switch_minimum_saving": 0.05,
+        "switch_dwell_seconds": 1800,
+        "switch_hysteresis": 0.05,
+        "switches_per_day": 4,
+        "maintenance_windows": [],
+            "switch_minimum_saving": 0.05,
+            "switch_dwell_seconds": 1800,
+            "switch_hysteresis": 0.05,
+            "switches_per_day": 4,
+            "maintenance_windows": [],
         },
         "commands": [],
     }
@@ -260,6 +270,11 @@ def test_what_is_not_named_in_a_change_of_configuration_stays(http: Http, agent:
         "sync_interval_seconds": 2.0,
         "rebalance_threshold": 0.3,
         "quiet_seconds": 43200,
+        "switch_minimum_saving": 0.05,
+        "switch_dwell_seconds": 1800,
+        "switch_hysteresis": 0.05,
+        "switches_per_day": 4,
+        "maintenance_windows": [],
     }
     assert (changed.status, changed.body) == (200, expected)
     assert agent.call("GET", "/config", token=http.client_token).body == expected

@@ -31,6 +31,7 @@ SAMPLES: Mapping[str, Any] = {
     "epoch": 1,
     "instance_id": PRIMARY,
     "name": "somebody",
+    "reason": "a test",
     "replica_id": REPLICA,
     "root_hash": "0" * 64,
     "sha256": "A" * 43 + "=",
@@ -39,7 +40,10 @@ SAMPLES: Mapping[str, Any] = {
 #: Bodies that no schema tells.
 BODIES: Mapping[str, Mapping[str, Any]] = {"POST /api/admin/ml-models/sessions": a_trained_model(seed=9).body}
 #: What a call needs beside the fields that its schema requires.
-BESIDE: Mapping[str, tuple[str, ...]] = {"POST /api/agents/{agent_id}/termination-imminent": ("termination_time",)}
+BESIDE: Mapping[str, tuple[str, ...]] = {
+    "POST /api/agents/{agent_id}/termination-imminent": ("termination_time",),
+    "POST /api/agents/{agent_id}/issue-switch-command": ("reason",),
+}
 #: Calls that name a pool: a pool is nobody's.
 NOBODYS = ("pool_id",)
 #: Calls that name no one's rows: everybody may make them in their own name.
