@@ -126,11 +126,6 @@ def test_a_primary_alone_is_told_to_serve_alone(agent: Registration) -> None:
         "switch_hysteresis": 0.05,
         "switches_per_day": 4,
         "maintenance_windows": [],
-            "switch_minimum_saving": 0.05,
-            "switch_dwell_seconds": 1800,
-            "switch_hysteresis": 0.05,
-            "switches_per_day": 4,
-            "maintenance_windows": [],
         },
         "commands": [],
     }

@@ -374,7 +374,14 @@ def hand_over_if_asked(plane: Plane, agent_id: str, replica_id: str) -> None:
 
 
 def _hand_over(plane: Plane, agent: Agent, signal_type: SignalType, *, reason: str) -> str | None:
-    signal = Signal(instance_id=agent.primary_instance_id, type=signal_type, at=plane.clock(), reason=reason)
+    signal = Signal(
+        instance_id=agent.primary_instance_id,
+        type=signal_type,
+        at=plane.clock(),
+        reason=reason,
+        # It was to get away from there: a standby at that price is not what was asked for.
+        demote_old_primary=False,
+    )
     return start_fail_over(plane, agent.agent_id, signal).execution
 
 
