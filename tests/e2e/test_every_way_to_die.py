@@ -63,6 +63,9 @@ def test_a_primary_dies_and_what_is_promised_is_kept(plays: Mapping[str, Future[
         assert verdict.epochs_in_order, verdict
         assert verdict.altered_writes == 0 and verdict.acknowledged_while_closed == 0, verdict
         assert played.lost_seconds <= way.longest_loss_seconds, (played.lost_seconds, verdict)
+    if played.recorded:
+        assert played.recorded.keys() >= {"rto_seconds", "rpo_seconds"}, played.recorded
+        assert played.recorded["steps"], played.recorded
     facts = played.facts
     match letter:
         case "(a)":

@@ -24,6 +24,7 @@ from local.market.views import InstanceView
 from local.rehearsal import LedgerWorkload, wait_for
 
 LONGEST_PROMISED_LOSS_SECONDS = 2.0
+FIRST_EPOCH = 1
 """Two sync intervals of a second each, before the last sign of life."""
 
 SLOW_FREEZE = 'HOOK_FREEZE=sleep 3; exec "$PYTHON" -m examples.ledger freeze'
@@ -119,7 +120,19 @@ def concluded(workload: LedgerWorkload, *, ended_ns: int | None = None, **facts:
 
 
 def recorded_of(workload: LedgerWorkload) -> Mapping[str, Any]:
-    """What the control plane wrote down of the agent's last completed failover."""
+    """What the control plane wrote down of the agent's last failover; nothing if there was none."""
+    epoch = int(workload.view()["epoch"])
+    if epoch == FIRST_EPOCH:
+        return {}
+    row = wait_for(
+        f"the failover to epoch {epoch} is written down", lambda: _completed_failover(workload, epoch - 1), seconds=60
+    )
+    found = {name: float(row[name]["N"]) for name in ("rto_seconds", "rpo_seconds", "rpo_bytes") if name in row}
+    steps = [(step["M"]["step"]["S"], int(step["M"]["ms"]["N"])) for step in row.get("steps", {}).get("L", [])]
+    return {"signal_type": row["signal_type"]["S"], "steps": steps, **found}
+
+
+def _completed_failover(workload: LedgerWorkload, epoch: int) -> Mapping[str, Any] | None:
     dynamodb = workload.tenancy.aws.client("dynamodb")
     table = next(name for name in dynamodb.list_tables()["TableNames"] if "nterruption" in name)
     rows = dynamodb.query(
@@ -128,13 +141,8 @@ def recorded_of(workload: LedgerWorkload) -> Mapping[str, Any]:
         ExpressionAttributeValues={":agent": {"S": workload.agent_id}},
         ConsistentRead=True,
     )["Items"]
-    done = [row for row in rows if row["failover_completed"]["BOOL"]]
-    if not done:
-        return {}
-    row = max(done, key=lambda one: str(one["detected_at"]["S"]))
-    found = {name: float(row[name]["N"]) for name in ("rto_seconds", "rpo_seconds", "rpo_bytes") if name in row}
-    steps = [(step["M"]["step"]["S"], int(step["M"]["ms"]["N"])) for step in row.get("steps", {}).get("L", [])]
-    return {"signal_type": row["signal_type"]["S"], "steps": steps, **found}
+    of_epoch = (row for row in rows if int(row.get("epoch", {}).get("N", 0)) == epoch)
+    return next((row for row in of_epoch if row["failover_completed"]["BOOL"]), None)
 
 
 def restored_beside(workload: LedgerWorkload, instance_id: str, *, at: str) -> list[str]:

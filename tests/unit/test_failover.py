@@ -303,6 +303,17 @@ def test_a_promoted_instance_that_dies_before_it_serves_fails_the_attempt_and_th
     assert started.execution == f"{AGENT}-2-1"
 
 
+def test_an_attempt_that_fails_after_its_promotion_says_why() -> None:
+    plane = in_handover()
+    failover.record_interruption(plane, AGENT, 1, 1)
+    commit(plane)
+    failover.record_failure(plane, AGENT, 1, 1, cause="the promoted instance died before it served")
+    found = plane.records.interruption(AGENT, f"{PRIMARY}#termination-notice")
+    assert found is not None
+    assert (found.failover_completed, found.failure) == (False, "the promoted instance died before it served")
+    assert not plane.records.agent(AGENT).claim_open
+
+
 def test_whoever_waits_finds_what_happened_before_it_left_its_token() -> None:
     plane = in_handover()
     commit(plane)

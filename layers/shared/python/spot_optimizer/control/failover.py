@@ -375,10 +375,13 @@ def abort_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
 
 
 def record_failure(plane: Plane, agent_id: str, epoch: int, attempt: int, *, cause: str) -> dict[str, Any]:
-    """Write down why the attempt failed, and release its claim, so that the next signal starts the next attempt."""
+    """Write down why the attempt failed, and release its claim, so that the next signal starts the next attempt.
+
+    One that failed after its promotion says so too: the promoted instance may have died before it served, and then the
+    next epoch's failover is what succeeds.
+    """
     agent = plane.records.agent(agent_id)
-    mine = agent.claim_epoch == epoch and agent.claim_attempt == attempt
-    if mine and not _promoted(agent, epoch):
+    if agent.claim_epoch == epoch and agent.claim_attempt == attempt:
         _conclude_interruption(plane, agent, epoch, {"failure": cause[:1000]})
     _commit_or_leave(plane, claims.release(agent, epoch=epoch, attempt=attempt))
     return {"cause": cause[:1000], "epoch": agent.epoch}
