@@ -120,29 +120,33 @@ def concluded(workload: LedgerWorkload, *, ended_ns: int | None = None, **facts:
 
 
 def recorded_of(workload: LedgerWorkload) -> Mapping[str, Any]:
-    """What the control plane wrote down of the agent's last failover; nothing if there was none."""
-    epoch = int(workload.view()["epoch"])
-    if epoch == FIRST_EPOCH:
+    """What the control plane wrote down of the last failover that it saw through; nothing if none was promoted."""
+    if int(workload.view()["epoch"]) == FIRST_EPOCH:
         return {}
-    row = wait_for(
-        f"the failover to epoch {epoch} is written down", lambda: _completed_failover(workload, epoch - 1), seconds=60
+    done = wait_for(
+        "a failover is written down",
+        lambda: [row for row in _signals(workload) if row["failover_completed"]["BOOL"]],
+        seconds=60,
+        stands=lambda: f"{_signals(workload)}\n{workload.how_things_stand()}",
     )
-    found = {name: float(row[name]["N"]) for name in ("rto_seconds", "rpo_seconds", "rpo_bytes") if name in row}
+    row = max(done, key=lambda one: str(one["detected_at"]["S"]))
+    costs = ("rto_seconds", "rpo_seconds", "rpo_bytes")
+    found: dict[str, Any] = {name: float(row[name]["N"]) for name in costs if name in row}
     steps = [(step["M"]["step"]["S"], int(step["M"]["ms"]["N"])) for step in row.get("steps", {}).get("L", [])]
     return {"signal_type": row["signal_type"]["S"], "steps": steps, **found}
 
 
-def _completed_failover(workload: LedgerWorkload, epoch: int) -> Mapping[str, Any] | None:
+def _signals(workload: LedgerWorkload) -> list[dict[str, Any]]:
+    """The agent's rows of `spot_interruption_events`, as DynamoDB gives them."""
     dynamodb = workload.tenancy.aws.client("dynamodb")
     table = next(name for name in dynamodb.list_tables()["TableNames"] if "nterruption" in name)
-    rows = dynamodb.query(
+    rows: list[dict[str, Any]] = dynamodb.query(
         TableName=table,
         KeyConditionExpression="agent_id = :agent",
         ExpressionAttributeValues={":agent": {"S": workload.agent_id}},
         ConsistentRead=True,
     )["Items"]
-    of_epoch = (row for row in rows if int(row.get("epoch", {}).get("N", 0)) == epoch)
-    return next((row for row in of_epoch if row["failover_completed"]["BOOL"]), None)
+    return rows
 
 
 def restored_beside(workload: LedgerWorkload, instance_id: str, *, at: str) -> list[str]:
