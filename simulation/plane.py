@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from simulation.tasks import Killed, current
-from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch, TrafficAdapter
 from spot_optimizer.domain.catalogue import INTERRUPTING, InstanceKind
 from spot_optimizer.domain.claims import Execution
 from spot_optimizer.domain.orphans import Kind, Report, Resource
@@ -20,7 +20,7 @@ from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.stored_decisions import StoredDecision
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, OutcomeUnknown, Throttled
-from spot_optimizer.ports import Launched
+from spot_optimizer.ports import Launched, TrafficPath
 
 if TYPE_CHECKING:
     from simulation.cloud import Ec2
@@ -380,6 +380,7 @@ class SimulatedPlane:
         self.prices: Any = SimulatedPrices(calls)
         self.price_history: Any = None
         self.decisions: Any = NothingDecided()
+        self.paths: Mapping[TrafficAdapter, TrafficPath] = {}
         self.clock_error = 0.0
         self._kernel = calls.kernel
 

@@ -34,6 +34,8 @@ class TrafficAdapter(enum.StrEnum):
     """How clients are led to the primary."""
 
     EIP = "eip"
+    TARGET_GROUP = "target-group"
+    ROUTE53 = "route53"
     NONE = "none"
 
 
@@ -210,14 +212,19 @@ def _build(values: Mapping[str, Any], folder: Path) -> Settings:
     if "REPLICA_ID" in values and "AGENT_ID" not in values:
         raise SettingRefused("AGENT_ID: found nowhere; expected the agent that REPLICA_ID belongs to")
     # A replica is not asked how clients reach its agent: that was settled when the agent was registered.
-    traffic_matters = "REPLICA_ID" not in values and values.get("TRAFFIC_ADAPTER") is TrafficAdapter.EIP
-    if traffic_matters and "TRAFFIC_TARGET" not in values:
-        raise SettingRefused("TRAFFIC_TARGET: found nowhere; expected the Elastic IP's allocation id, eipalloc-…")
+    moves_traffic = values.get("TRAFFIC_ADAPTER", TrafficAdapter.NONE) is not TrafficAdapter.NONE
+    if "REPLICA_ID" not in values and moves_traffic and "TRAFFIC_TARGET" not in values:
+        raise SettingRefused(f"TRAFFIC_TARGET: found nowhere; expected {_TRAFFIC_TARGETS}")
     hooks = {name.removeprefix("HOOK_").lower(): values[name] for name in _HOOKS if name in values}
     if ("freeze" in hooks) != ("thaw" in hooks):
         raise SettingRefused("HOOK_FREEZE and HOOK_THAW: found one of them; expected both or neither")
     fields = {_FIELDS[name]: value for name, value in values.items() if name in _FIELDS}
     return Settings(hooks=Hooks(**hooks), **{"state_dir": folder / "spot-agent", **fields})
+
+
+_TRAFFIC_TARGETS = (
+    "an Elastic IP's allocation id, eipalloc-…, a target group's ARN, or a hosted zone's id/a record's name"
+)
 
 
 def _text(value: str, _: Path) -> str:
@@ -330,8 +337,8 @@ _READERS: Final[Mapping[str, tuple[Callable[[str, Path], Any], str]]] = {
     "LAUNCH_TEMPLATE_ID": (_matching(r"lt-[0-9a-f]+"), "a launch template's id, lt-…"),
     "INSTANCE_TYPES": (_words, "instance types, separated by ','"),
     "SUBNET_IDS": (_words, "subnet ids, separated by ','"),
-    "TRAFFIC_ADAPTER": (lambda value, _: TrafficAdapter(value), "'eip' or 'none'"),
-    "TRAFFIC_TARGET": (_matching(r"eipalloc-[0-9a-f]+"), "an Elastic IP's allocation id, eipalloc-…"),
+    "TRAFFIC_ADAPTER": (lambda value, _: TrafficAdapter(value), "'eip', 'target-group', 'route53' or 'none'"),
+    "TRAFFIC_TARGET": (_matching(r"eipalloc-[0-9a-f]+|arn:\S{1,200}|Z[A-Z0-9]{1,31}/\S{1,253}"), _TRAFFIC_TARGETS),
     "HOOK_TIMEOUT": (_number(0.1, 600), "seconds, 0.1 to 600"),
     **dict.fromkeys(_HOOKS, _COMMAND),
 }

@@ -21,6 +21,9 @@ INSTANCE_ROLES_PATH: Final = "spot-optimizer"
 #: What the catalogue of an agent's pools is put together from.
 CATALOGUE: Final = ("DescribeInstanceTypes", "DescribeSpotPriceHistory", "DescribeSubnets")
 
+#: Hosted zones belong to no region and no account in an ARN.
+HOSTED_ZONES: Final = "arn:aws:route53:::hostedzone/*"
+
 _Condition = Mapping[str, Mapping[str, object]]
 
 
@@ -38,6 +41,56 @@ def allow_moving_addresses(function: Function) -> None:
     _allow(function, "AssociateAddress", "elastic-ip", when=_has_tag(ALLOWED_TAG))
     for other_end in ("instance", "network-interface"):
         _allow(function, "AssociateAddress", other_end)
+
+
+def allow_moving_other_paths(function: Function) -> None:
+    """Allow the other traffic paths to be moved: target groups that an admin has allowed, and A records."""
+    stack = Stack.of(function)
+    function.allow(
+        "elasticloadbalancing:DescribeTargetHealth",
+        "elasticloadbalancing:DescribeTargetGroups",
+        on="*",
+        wildcard_because="Describe actions of load balancers know nothing narrower.",
+    )
+    function.allow(
+        "elasticloadbalancing:RegisterTargets",
+        "elasticloadbalancing:DeregisterTargets",
+        on=f"arn:{stack.partition}:elasticloadbalancing:{stack.region}:{stack.account}:targetgroup/*",
+        when=_has_tag(ALLOWED_TAG),
+        wildcard_because="Which target groups there are is known when agents register; the tag says which may be used.",
+    )
+    function.allow(
+        "route53:ChangeResourceRecordSets",
+        on=HOSTED_ZONES,
+        when={
+            "ForAllValues:StringEquals": {
+                "route53:ChangeResourceRecordSetsRecordTypes": ["A"],
+                "route53:ChangeResourceRecordSetsActions": ["UPSERT"],
+            }
+        },
+        wildcard_because="IAM knows no tags of hosted zones: the adapter asks for the tag before each change.",
+    )
+    function.allow(
+        "route53:GetHostedZone",
+        "route53:ListResourceRecordSets",
+        "route53:ListTagsForResource",
+        on=HOSTED_ZONES,
+        wildcard_because="Which hosted zones there are is known when agents register.",
+    )
+
+
+def allow_asking_whose_paths(function: Function) -> None:
+    """Allow the tags of other traffic paths to be read."""
+    function.allow(
+        "elasticloadbalancing:DescribeTags",
+        on="*",
+        wildcard_because="Describe actions of load balancers know nothing narrower.",
+    )
+    function.allow(
+        "route53:ListTagsForResource",
+        on=HOSTED_ZONES,
+        wildcard_because="Which hosted zones there are is known when agents register.",
+    )
 
 
 def allow_terminating(function: Function) -> None:

@@ -6,7 +6,7 @@ from aws_cdk import CfnOutput, CfnParameter, Stack
 from constructs import Construct
 
 from infra import routes
-from infra.constructs.ec2_access import CATALOGUE, allow_looking, allow_terminating
+from infra.constructs.ec2_access import CATALOGUE, allow_asking_whose_paths, allow_looking, allow_terminating
 from infra.constructs.function import Function
 from infra.constructs.http_api import PublicApi
 from infra.constructs.parameter import Parameter, parameter_arn
@@ -146,6 +146,7 @@ class ApiStack(Stack):
         function.allow("ssm:GetParameter", on=parameter_arn(self, self._settings.identity_certificate_parameter))
         # whether the admin has tagged for this client what a new agent names
         allow_looking(function, "DescribeLaunchTemplates", "DescribeSubnets", "DescribeAddresses")
+        allow_asking_whose_paths(function)
         allow_waking_tasks(function)
         self._allow_reconciling_traffic(function)
 

@@ -13,6 +13,7 @@ from infra.constructs.ec2_access import (
     allow_launching,
     allow_looking,
     allow_moving_addresses,
+    allow_moving_other_paths,
     allow_terminating,
 )
 from infra.constructs.failure_queue import FailureQueue
@@ -220,6 +221,7 @@ class WorkflowStack(Stack):
         allow_waking_tasks(function)
         allow_looking(function, "DescribeInstances", "DescribeAddresses")
         allow_moving_addresses(function)
+        allow_moving_other_paths(function)
         allow_terminating(function)
 
     def _allow_prepare_replica(self, settings: Settings) -> None:

@@ -46,6 +46,8 @@ def required_permissions(action: str, parameters: Mapping[str, str], market: Spo
         case "TerminateInstances":
             request = read_request(action, parameters)
             return [checks.of_instance("ec2:TerminateInstances", each) for each in request.get("InstanceIds", [])]
+        case "DeleteVolume":
+            return [checks.of_volume("ec2:DeleteVolume", parameters.get("VolumeId", ""))]
         case "AssociateAddress" | "DisassociateAddress" | "ReleaseAddress":
             return list(checks.address_call(f"ec2:{action}", read_request(action, parameters)))
         case "AllocateAddress":
@@ -117,6 +119,9 @@ class _Checks:
 
     def of_instance(self, action: str, instance_id: str) -> Permission:
         return self._of(action, f"instance/{instance_id}", instance_id)
+
+    def of_volume(self, action: str, volume_id: str) -> Permission:
+        return self._of(action, f"volume/{volume_id}", volume_id)
 
     def address_call(self, action: str, request: Structure) -> Iterator[Permission]:
         allocation = request.get("AllocationId") or next(

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -25,10 +25,11 @@ from spot_optimizer.api.replicas import (
 )
 from spot_optimizer.control import heartbeats, replication
 from spot_optimizer.domain import handover
-from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole
+from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, TrafficAdapter
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.tokens import Caller, TokenKind
 from spot_optimizer.errors import SpotOptimizerError
+from spot_optimizer.ports import TrafficPath
 from tests.fakes.compute import FakeCompute
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.joining import FakeJoining
@@ -46,6 +47,7 @@ class RigPlane:
     compute: FakeCompute
     workflows: FakeWorkflows
     joining: FakeJoining
+    paths: Mapping[TrafficAdapter, TrafficPath] = field(default_factory=dict)
 
     def clock(self) -> datetime:
         return datetime.now(UTC)

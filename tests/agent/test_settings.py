@@ -91,7 +91,10 @@ def test_hooks_are_refused_anywhere_but_in_the_file(file: Path, name: str) -> No
         ("LAUNCH_TEMPLATE_ID=mine", "LAUNCH_TEMPLATE_ID: found 'mine'"),
         ("INSTANCE_TYPES=m5.large,,c5.large", "INSTANCE_TYPES: found 'm5.large,,c5.large'"),
         ("WATCHED_PATHS=a:a", "WATCHED_PATHS: found 'a:a'"),
-        ("TRAFFIC_ADAPTER=dns", "TRAFFIC_ADAPTER: found 'dns' in the configuration file; expected 'eip' or 'none'"),
+        (
+            "TRAFFIC_ADAPTER=dns",
+            "TRAFFIC_ADAPTER: found 'dns' in the configuration file; expected 'eip', 'target-group', 'route53' or 'none'",
+        ),
         ("TRAFFIC_ADAPTER=eip", "TRAFFIC_TARGET: found nowhere"),
         ("REPLICA_ID=rep-1", "AGENT_ID: found nowhere"),
         ("HOOK_FREEZE=freeze", "HOOK_FREEZE and HOOK_THAW: found one of them"),

@@ -136,6 +136,9 @@ def test_a_malformed_missing_or_unknown_field_is_422_and_named(
         ({"traffic_adapter": "pigeon"}, "traffic_adapter"),
         ({"traffic_adapter": "eip"}, "traffic_target"),
         ({"traffic_target": "1.2.3.4"}, "traffic_target"),
+        ({"traffic_adapter": "target-group", "traffic_target": "eipalloc-0123456789abcdef0"}, "traffic_target"),
+        ({"traffic_adapter": "route53", "traffic_target": "db.example.com"}, "traffic_target"),
+        ({"traffic_adapter": "none", "traffic_target": "eipalloc-0123456789abcdef0"}, "traffic_target"),
         ({"sync_interval_seconds": 0}, "sync_interval_seconds"),
         ({"auto_replica": "maybe"}, "auto_replica"),
         ({"name": "x" * 101}, "name"),
@@ -531,6 +534,11 @@ def test_resources_that_no_admin_allowed_may_not_be_used(http: Http) -> None:
         {"launch_template_id": "lt-0123456789abcdef0"},
         {"subnet_ids": ["subnet-0123456789abcdef0"]},
         {"traffic_adapter": "eip", "traffic_target": "eipalloc-0123456789abcdef0"},
+        {
+            "traffic_adapter": "target-group",
+            "traffic_target": "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/a/0123456789abcdef",
+        },
+        {"traffic_adapter": "route53", "traffic_target": "Z0123456789ABC/db.example.com"},
     ):
         answer = http.call("POST", "/api/agents/register", http.registration(STANDBY) | change, token=http.client_token)
         assert (answer.status, answer.problem) == (403, "ResourceNotAllowed")

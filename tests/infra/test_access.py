@@ -38,6 +38,7 @@ UNBOUNDED = (
     "xray:*",
     "ec2:Describe*",
     "ec2:CreateFleet",
+    "elasticloadbalancing:Describe*",
     "pricing:GetProducts",
     "states:SendTaskSuccess",
     "logs:*LogDeliver*",
@@ -119,6 +120,22 @@ def test_an_address_moves_only_if_an_admin_has_tagged_it(dev: Deployment) -> Non
     for statement in statements_for(dev.statements("FailOverRole"), "ec2:AssociateAddress"):
         if any("elastic-ip" in resource for resource in resources(statement)):
             assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:client": "false"}}
+
+
+def test_only_the_failover_moves_other_paths_and_only_what_it_may(dev: Deployment) -> None:
+    for action in ("elasticloadbalancing:RegisterTargets", "elasticloadbalancing:DeregisterTargets"):
+        [statement] = statements_for(dev.all_statements(), action)
+        assert statement in statements_for(dev.statements("FailOverRole"), action)
+        assert statement["Condition"] == {"Null": {"aws:ResourceTag/spot-optimizer:client": "false"}}
+        assert all(":targetgroup/*" in resource for resource in resources(statement))
+    [statement] = statements_for(dev.all_statements(), "route53:ChangeResourceRecordSets")
+    assert statement in dev.statements("FailOverRole")
+    assert statement["Condition"] == {
+        "ForAllValues:StringEquals": {
+            "route53:ChangeResourceRecordSetsRecordTypes": ["A"],
+            "route53:ChangeResourceRecordSetsActions": ["UPSERT"],
+        }
+    }
 
 
 def test_an_instance_is_terminated_only_if_we_launched_it(dev: Deployment) -> None:

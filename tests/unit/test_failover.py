@@ -30,6 +30,7 @@ from spot_optimizer.errors import (
     SnapshotFound,
     StaleEpoch,
 )
+from spot_optimizer.ports import TrafficPath
 from tests.builders import (
     AGENT,
     NOON,
@@ -56,6 +57,7 @@ class FakePlane:
         self.fleet = FakeFleet(self.records)
         self.compute = FakeCompute()
         self.compute.instances |= {PRIMARY: "running", STANDBY: "running"}
+        self.paths: dict[TrafficAdapter, TrafficPath] = {}
         self.workflows = FakeWorkflows()
         self.joining = FakeJoining()
         self.now = NOON

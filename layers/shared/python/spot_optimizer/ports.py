@@ -181,6 +181,32 @@ class Compute(Protocol):
         ...
 
 
+class TrafficPath(Protocol):
+    """What leads clients to the primary, if it is no Elastic IP."""
+
+    def move(self, target: str, instance_id: str, *, client_id: str) -> None:
+        """Point it at the instance, and see that it came so; again is no error.
+
+        Args:
+            target: In the form of `domain.traffic`.
+            instance_id: Whom clients are to reach.
+            client_id: Whose agent it is: whose the target must be.
+
+        Raises:
+            AddressNotMovable: Not now; try again.
+        """
+        ...
+
+    def holder(self, target: str) -> str | None:
+        """The instance that it points at, and at no other; None if there is none.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: The service did not answer.
+        """
+        ...
+
+
 class Inventory(Protocol):
     """What carries our tag on EC2."""
 

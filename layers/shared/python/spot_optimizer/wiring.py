@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from spot_optimizer.config import Config
+from spot_optimizer.domain.agents import TrafficAdapter
 from spot_optimizer.domain.writes import Table
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
         PriceHistory,
         PriceList,
         Records,
+        TrafficPath,
         Workflows,
     )
 
@@ -146,6 +149,15 @@ def compute() -> Compute:
 
 
 @lru_cache
+def paths() -> Mapping[TrafficAdapter, TrafficPath]:
+    """Traffic paths, but for Elastic IPs."""
+    from spot_optimizer.adapters.dns import DnsRecords
+    from spot_optimizer.adapters.target_groups import TargetGroups
+
+    return {TrafficAdapter.TARGET_GROUP: TargetGroups(_clients()), TrafficAdapter.ROUTE53: DnsRecords(_clients())}
+
+
+@lru_cache
 def inventory() -> Ec2Inventory:
     """What carries our tag on EC2."""
     from spot_optimizer.adapters.inventory import Ec2Inventory
@@ -236,6 +248,10 @@ class _WiredPlane:
     @property
     def compute(self) -> Compute:
         return compute()
+
+    @property
+    def paths(self) -> Mapping[TrafficAdapter, TrafficPath]:
+        return paths()
 
     @property
     def workflows(self) -> Workflows:

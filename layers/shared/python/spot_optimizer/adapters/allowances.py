@@ -1,17 +1,22 @@
-"""What an admin has allowed a client to use, as tags on EC2's own resources."""
+"""What an admin has allowed a client to use, as tags on the resources themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from botocore.exceptions import ClientError
 
+from spot_optimizer.adapters.dns import owner_of
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.domain.agents import TrafficAdapter
 from spot_optimizer.domain.clients import OWNER_TAG
+from spot_optimizer.domain.traffic import record_of
 
-if TYPE_CHECKING:
-    from mypy_boto3_ec2.type_defs import TagTypeDef
+_NO_SUCH_TARGET = frozenset(
+    {"AccessDenied", "InvalidInput", "NoSuchHostedZone", "TargetGroupNotFound", "ValidationError"}
+)
+"""Of load balancers and of Route 53; what is in another account or region is refused to us, or unknown."""
 
 
 class TaggedResources:
@@ -21,7 +26,13 @@ class TaggedResources:
         self._clients = clients
 
     def not_allowed(
-        self, client_id: str, *, launch_template_id: str, subnet_ids: Sequence[str], allocation_ids: Sequence[str]
+        self,
+        client_id: str,
+        *,
+        launch_template_id: str,
+        subnet_ids: Sequence[str],
+        traffic_adapter: TrafficAdapter,
+        traffic_target: str | None,
     ) -> tuple[str, ...]:
         """Those of the resources that do not exist or are not tagged for the client; which of the two is not told."""
         ec2 = self._clients.ec2
@@ -38,24 +49,33 @@ class TaggedResources:
                 for subnet in ec2.describe_subnets(SubnetIds=list(subnet_ids))["Subnets"]
             }
         )
-        if allocation_ids:
-            owners |= _owners(
-                lambda: {
-                    address["AllocationId"]: address.get("Tags", [])
-                    for address in ec2.describe_addresses(AllocationIds=list(allocation_ids))["Addresses"]
-                }
-            )
-        wanted = (launch_template_id, *subnet_ids, *allocation_ids)
+        if traffic_target is not None:
+            owners |= _owners(lambda: self._tags_of_target(traffic_adapter, traffic_target))
+        wanted = (launch_template_id, *subnet_ids, *([traffic_target] if traffic_target else []))
         return tuple(resource for resource in wanted if owners.get(resource) != client_id)
 
+    def _tags_of_target(self, adapter: TrafficAdapter, target: str) -> dict[str, Sequence[Any]]:
+        match adapter:
+            case TrafficAdapter.EIP:
+                found = self._clients.ec2.describe_addresses(AllocationIds=[target])["Addresses"]
+                return {address["AllocationId"]: address.get("Tags", []) for address in found}
+            case TrafficAdapter.TARGET_GROUP:
+                described = self._clients.elb.describe_tags(ResourceArns=[target])["TagDescriptions"]
+                return {one["ResourceArn"]: one["Tags"] for one in described}
+            case TrafficAdapter.ROUTE53:
+                owner = owner_of(self._clients, record_of(target)[0])
+                return {target: [] if owner is None else [{"Key": OWNER_TAG, "Value": owner}]}
+            case TrafficAdapter.NONE:
+                return {}
 
-def _owners(tags_by_id: Callable[[], dict[str, Sequence[TagTypeDef]]]) -> dict[str, str | None]:
+
+def _owners(tags_by_id: Callable[[], dict[str, Sequence[Any]]]) -> dict[str, str | None]:
     with service_failures("EC2"):
         try:
             found = tags_by_id()
         except ClientError as error:
             code = error_code(error)
-            if code.endswith((".NotFound", ".NotFoundException", ".Malformed")):
+            if code.endswith((".NotFound", ".NotFoundException", ".Malformed")) or code in _NO_SUCH_TARGET:
                 return {}
             raise
     return {

@@ -137,6 +137,16 @@ class Clients:
         return self._client("kms")
 
     @cached_property
+    def elb(self) -> Any:
+        """Elastic Load Balancing."""
+        return self._client("elbv2")
+
+    @cached_property
+    def route53(self) -> Any:
+        """Route 53."""
+        return self._client("route53")
+
+    @cached_property
     def pricing(self) -> Any:
         """The Price List, asked once: who asks it can wait for the next time."""
         return self._client("pricing", region=PRICE_LIST_REGION, attempts=1)

@@ -8,7 +8,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from spot_optimizer.api.fields import (
     Address,
-    AllocationId,
     Answer,
     Body,
     Certificate,
@@ -23,6 +22,7 @@ from spot_optimizer.api.fields import (
     Port,
     SubnetId,
     SyncInterval,
+    TrafficTarget,
     Version,
     Word,
 )
@@ -75,7 +75,7 @@ class RegisterRequest(Body):
     instance_types: Annotated[tuple[InstanceType, ...], Field(max_length=20)] = ()
     subnet_ids: Annotated[tuple[SubnetId, ...], Field(max_length=20)] = ()
     traffic_adapter: TrafficAdapter = TrafficAdapter.NONE
-    traffic_target: AllocationId | None = None
+    traffic_target: TrafficTarget | None = None
     auto_switch: Flag = True
     auto_replica: Flag = True
     manual_replica: Flag = True

@@ -68,7 +68,15 @@ Moment = AwareDatetime
 InstanceId = Annotated[str, Field(pattern=r"^i-[0-9a-f]{8,17}$", examples=["i-0123456789abcdef0"])]
 LaunchTemplateId = Annotated[str, Field(pattern=r"^lt-[0-9a-f]{8,17}$", max_length=20)]
 SubnetId = Annotated[str, Field(pattern=r"^subnet-[0-9a-zA-Z]{1,17}$", max_length=24)]
-AllocationId = Annotated[str, Field(pattern=r"^eipalloc-[0-9a-f]{8,17}$", max_length=26)]
+TrafficTarget = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=300,
+        description="What the adapter moves: `eip` an allocation id, `target-group` its ARN, `route53` ZONE_ID/NAME.",
+        examples=["eipalloc-0123456789abcdef0", "Z0123456789ABCDEFGHIJ/db.example.com"],
+    ),
+]
 InstanceType = Annotated[str, Field(pattern=r"^[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
 PoolId = Annotated[str, Field(pattern=r"^[a-z0-9-]{5,40}\.[a-z0-9-]{2,20}\.[a-z0-9-]{2,20}$")]
 Zone = Annotated[str, Field(pattern=r"^[a-z0-9-]{5,40}$")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from spot_optimizer.control import replication
+from spot_optimizer.control import replication, traffic
 from spot_optimizer.control.plane import DEAD_STATES, Plane, active_replica, proven_dead
 from spot_optimizer.control.signals import record_once
 from spot_optimizer.domain import claims, handover, timeline
@@ -19,7 +19,6 @@ from spot_optimizer.domain.agents import (
     InstanceRole,
     Interruption,
     Switch,
-    TrafficAdapter,
     Urgency,
 )
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
@@ -420,8 +419,7 @@ def move_traffic(plane: Plane, agent_id: str, *, is_astray: bool = False) -> boo
         recorded = agent.traffic_epoch >= agent.epoch
         if recorded and (moved_for == agent.epoch or (moved_for is None and not is_astray)):
             return moved_for is not None
-        if agent.traffic_adapter is TrafficAdapter.EIP and agent.traffic_target is not None:
-            plane.compute.move_address(agent.traffic_target, agent.primary_instance_id)
+        traffic.move(plane, agent)
         moved_for = agent.epoch
         if recorded:
             continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.agents import Agent, TrafficAdapter
 from spot_optimizer.domain.replicas import Replica
-from spot_optimizer.ports import Compute, Fleet, Joining, Records, Workflows
+from spot_optimizer.ports import Compute, Fleet, Joining, Records, TrafficPath, Workflows
 
 DEAD_STATES = ("stopped", "terminated")
 """EC2 states that prove that nothing runs on an instance; `shutting-down` is not death yet."""
@@ -32,6 +33,11 @@ class Plane(Protocol):
     @property
     def compute(self) -> Compute:
         """EC2."""
+        ...
+
+    @property
+    def paths(self) -> Mapping[TrafficAdapter, TrafficPath]:
+        """Traffic paths, but for Elastic IPs, which are EC2's."""
         ...
 
     @property

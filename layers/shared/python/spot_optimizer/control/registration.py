@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Protocol
 
 from spot_optimizer.control.plane import Plane
-from spot_optimizer.domain import claims, handover, identity, replicas, tokens
+from spot_optimizer.domain import claims, handover, identity, replicas, tokens, traffic
 from spot_optimizer.domain.agents import Agent, Instance, InstanceRole, TrafficAdapter, Urgency
 from spot_optimizer.domain.identity import IdentityDocument
 from spot_optimizer.domain.orders import Role
@@ -21,7 +21,6 @@ from spot_optimizer.errors import (
     ControlPlaneUnavailable,
     Forbidden,
     InstanceUnknown,
-    InvalidRequest,
     JoinTokenSpent,
     OutcomeUnknown,
     PrimaryAlreadyRegistered,
@@ -52,7 +51,13 @@ class Allowances(Protocol):
     """What an admin has allowed a client to use."""
 
     def not_allowed(
-        self, client_id: str, *, launch_template_id: str, subnet_ids: Sequence[str], allocation_ids: Sequence[str]
+        self,
+        client_id: str,
+        *,
+        launch_template_id: str,
+        subnet_ids: Sequence[str],
+        traffic_adapter: TrafficAdapter,
+        traffic_target: str | None,
     ) -> tuple[str, ...]:
         """Those of the resources that the client may not use."""
         ...
@@ -182,17 +187,14 @@ def register_primary(
 
     Raises:
         Forbidden: Not a client token.
-        InvalidRequest: An address adapter without an address.
+        InvalidRequest: What the traffic adapter is to move is none of its targets.
         ResourceNotAllowed: The client may not use one of the resources.
         PrimaryAlreadyRegistered: The instance registered before, with another key.
     """
     client_id = caller.client_id
     if caller.kind is not TokenKind.CLIENT or client_id is None:
         raise Forbidden(f"a token of kind '{caller.kind}' registers no agent; expected a client or join token")
-    if workload.traffic_adapter is TrafficAdapter.EIP and not workload.traffic_target:
-        raise InvalidRequest(
-            "traffic_adapter 'eip' needs an address", field="traffic_target", expected="an Elastic IP's allocation id"
-        )
+    traffic.check_target(workload.traffic_adapter, workload.traffic_target)
     agent_id = agent_id_for(document.instance_id)
     key = tokens.agent_token(presented, instance_id=document.instance_id, registration_key=newcomer.registration_key)
     for _ in range(TRIES):
@@ -323,7 +325,8 @@ def _check_allowed(allowances: Allowances, client_id: str, workload: Workload) -
         client_id,
         launch_template_id=workload.launch_template_id,
         subnet_ids=workload.subnet_ids,
-        allocation_ids=(workload.traffic_target,) if workload.traffic_target else (),
+        traffic_adapter=workload.traffic_adapter,
+        traffic_target=workload.traffic_target,
     )
     if refused:
         raise ResourceNotAllowed(

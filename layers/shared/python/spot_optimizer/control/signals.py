@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from spot_optimizer.control import former_primaries, pausing, replication
+from spot_optimizer.control import former_primaries, pausing, replication, traffic
 from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
 from spot_optimizer.domain import catalogue, claims, switching, upkeep
-from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption, TrafficAdapter
+from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
@@ -250,17 +250,14 @@ def reconcile_traffic(plane: Plane, agent_id: str) -> bool:
 
 def _astray(plane: Plane, agents: Sequence[Agent]) -> frozenset[str]:
     """Agents whose address is elsewhere than their rows say: its mover was overtaken by a later one, and died there."""
-    addresses = {
-        agent.agent_id: agent.traffic_target for agent in agents if agent.traffic_adapter is TrafficAdapter.EIP
-    }
     try:
-        holders = plane.compute.address_holders({address for address in addresses.values() if address is not None})
+        holders = traffic.holders(plane, agents)
     except Transient:
         return frozenset()
     return frozenset(
         agent.agent_id
         for agent in agents
-        if (address := addresses.get(agent.agent_id)) is not None and holders.get(address) != agent.primary_instance_id
+        if agent.agent_id in holders and holders[agent.agent_id] != agent.primary_instance_id
     )
 
 
@@ -271,7 +268,7 @@ def _return_traffic(plane: Plane, agent_id: str) -> bool:
     agent = plane.records.agent(agent_id)
     if agent.lost or agent.claim_open or agent.traffic_epoch < agent.epoch or agent.traffic_target is None:
         return False
-    if plane.compute.address_holders([agent.traffic_target]).get(agent.traffic_target) == agent.primary_instance_id:
+    if traffic.holders(plane, [agent]).get(agent_id) == agent.primary_instance_id:
         return False
     heartbeat = plane.records.heartbeat(agent_id, agent.primary_instance_id)
     if heartbeat is None or not heartbeat.serving or heartbeat.epoch != agent.epoch:

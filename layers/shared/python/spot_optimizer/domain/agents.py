@@ -16,6 +16,8 @@ class TrafficAdapter(enum.StrEnum):
     """How clients reach the primary."""
 
     EIP = "eip"
+    TARGET_GROUP = "target-group"
+    ROUTE53 = "route53"
     NONE = "none"
 
 

@@ -1,0 +1,106 @@
+"""Target groups of load balancers: the one target of an agent's group is its primary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, Throttled
+
+_SERVICE = "Elastic Load Balancing"
+_BY_INSTANCE = "instance"
+NOT_MOVABLE_CODES = frozenset({"InvalidTarget"})
+"""The instance is pending, or gone."""
+
+
+class TargetGroups:
+    """Implements `TrafficPath`.
+
+    A network load balancer keeps sending to a target for about two minutes after it was deregistered, and to one that
+    fails its health check for some ten seconds per check: the old primary is fenced by then, so it fails the check at
+    once. Short checks make the difference, not this adapter.
+    """
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    def move(self, target: str, instance_id: str, *, client_id: str) -> None:  # noqa: ARG002 - its tag is IAM's to ask
+        """Register the instance, deregister every other target, and see that it came so.
+
+        Raises:
+            AddressNotMovable: Not now; try again.
+        """
+        with _not_movable(target, instance_id):
+            target_id = self._target_id(target, instance_id)
+            self._clients.elb.register_targets(TargetGroupArn=target, Targets=[{"Id": target_id}])
+            others = [other for other in self._registered(target) if other["Id"] != target_id]
+            if others:
+                self._clients.elb.deregister_targets(TargetGroupArn=target, Targets=others)
+            left = {one["Id"] for one in self._registered(target)}
+        if left != {target_id}:
+            raise AddressNotMovable(f"{target} leads to {sorted(left)}; expected {target_id} alone; try again")
+
+    def holder(self, target: str) -> str | None:
+        """The instance that is the one registered target; None if there is none, or more than one.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: The service did not answer.
+        """
+        with service_failures(_SERVICE):
+            registered = {one["Id"] for one in self._registered(target)}
+            if len(registered) != 1:
+                return None
+            [only] = registered
+            return only if self._type_of(target) == _BY_INSTANCE else self._instance_at(only)
+
+    def _registered(self, target: str) -> list[dict[str, Any]]:
+        """Targets that are not on their way out."""
+        health = self._clients.elb.describe_target_health(TargetGroupArn=target)["TargetHealthDescriptions"]
+        return [
+            {"Id": one["Target"]["Id"], "Port": one["Target"]["Port"]}
+            for one in health
+            if one["TargetHealth"]["State"] != "draining"
+        ]
+
+    def _type_of(self, target: str) -> str:
+        groups = self._clients.elb.describe_target_groups(TargetGroupArns=[target])["TargetGroups"]
+        return str(groups[0]["TargetType"])
+
+    def _target_id(self, target: str, instance_id: str) -> str:
+        if self._type_of(target) == _BY_INSTANCE:
+            return instance_id
+        for reservation in self._clients.ec2.describe_instances(
+            Filters=[{"Name": "instance-id", "Values": [instance_id]}]
+        )["Reservations"]:
+            for instance in reservation["Instances"]:
+                if instance.get("PrivateIpAddress"):
+                    return instance["PrivateIpAddress"]
+        raise AddressNotMovable(f"{instance_id} has no private address; expected a running instance; try again")
+
+    def _instance_at(self, address: str) -> str | None:
+        found = self._clients.ec2.describe_instances(
+            Filters=[
+                {"Name": "private-ip-address", "Values": [address]},
+                {"Name": "instance-state-name", "Values": ["running"]},
+            ]
+        )
+        ids = [instance["InstanceId"] for one in found["Reservations"] for instance in one["Instances"]]
+        return ids[0] if len(ids) == 1 else None
+
+
+@contextmanager
+def _not_movable(target: str, instance_id: str) -> Iterator[None]:
+    try:
+        with service_failures(_SERVICE):
+            yield
+    except (Throttled, ControlPlaneUnavailable) as error:
+        raise AddressNotMovable(f"{target} can not be moved now: {error}") from error
+    except ClientError as error:
+        if error_code(error) in NOT_MOVABLE_CODES:
+            raise AddressNotMovable(f"{target} can not be moved to {instance_id} now: {error}") from error
+        raise
