@@ -197,6 +197,7 @@ class WorkflowStack(Stack):
         CfnOutput(self, "PrepareReplicaStateMachineArn", value=self.prepare_replica_arn)
         CfnOutput(self, "FillGapsStateMachineArn", value=self.fill_gaps_arn)
         CfnOutput(self, "SwitchAgentsStateMachineArn", value=state_machine_arn(self, settings, "switch_agents"))
+        CfnOutput(self, "SwitchAgentsFunctionName", value=self.switch_agents.name)
         CfnOutput(self, "CollectPricesFunctionName", value=self.collect_prices.name)
         CfnOutput(self, "FailOverFunctionName", value=self.fail_over.name)
         CfnOutput(self, "SweepOrphansFunctionName", value=self.sweep_orphans.name)

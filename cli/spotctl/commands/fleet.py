@@ -81,8 +81,21 @@ SWITCH = Shape(
         Column("took", "rto_seconds", seconds, right=True, whole=True),
         Column("lost", "rpo_seconds", seconds, right=True),
         Column("because of", "switch_reason"),
-        Column("saves/h", "estimated_savings", money, right=True),
-        Column("saved/h", "realised_savings", money, right=True),
+    ),
+    nothing="There was no switch.",
+)
+EARNED = Shape(
+    "SwitchAnswer",
+    (
+        Column("when", "switched_at", moment, whole=True),
+        Column("agent", "agent_id", strong, whole=True),
+        Column("to", "to_pool_id", whole=True),
+        Column("bought", "to_lifecycle", whole=True),
+        Column("USD/hour", "old_usd_per_hour", money, right=True),
+        Column("then", "new_usd_per_hour", money, right=True),
+        Column("saves", "estimated_savings", money, right=True),
+        Column("saved", "realised_savings", money, right=True),
+        Column("  over", "realised_seconds", seconds, right=True, whole=True),
     ),
     nothing="There was no switch.",
 )
@@ -140,6 +153,9 @@ def list_switches(
     ] = None,
     since: From = None,
     until: To = None,
+    earned: Annotated[
+        bool, typer.Option("--savings", help="What each was expected to save an hour, and what it did.")
+    ] = False,
     at_most: AtMost = None,
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +163,8 @@ def list_switches(
     with begin(as_json=as_json) as session:
         query = {"agent_id": agent_id, "client_id": client_id, "switch_reason": reason}
         query |= _span(since, until, session)
-        session.screen.show_list(SWITCH, session.api.pages("/api/switches", "switches", at_most=at_most, query=query))
+        found = session.api.pages("/api/switches", "switches", at_most=at_most, query=query)
+        session.screen.show_list(EARNED if earned else SWITCH, found)
 
 
 def list_interruptions(
