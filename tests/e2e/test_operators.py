@@ -70,3 +70,21 @@ def test_a_manual_replica_passes_over_three_pools_without_capacity_and_a_planned
     assert (switch["switch_reason"], switch["basis"], switch["rpo_seconds"]) == ("operator", "final-generation", 0.0)
     assert switch["to_pool_id"] == after["primary_pool_id"] == standby["pool_id"]
     assert workload.verdict().is_clean, workload.verdict()
+
+
+def test_a_quota_error_is_passed_over_in_every_spot_pool_and_the_replica_is_on_demand(
+    launch_workload: LaunchWorkload,
+) -> None:
+    workload = launch_workload(instance_types=("r5.large",))
+    tenancy, market = workload.tenancy, workload.tenancy.aws.market
+    market.set_capacity("*/r5.large", available=False, error_code="MaxSpotInstanceCountExceeded")
+    tenancy.post(agent_path(workload, "/replicas"), {})
+    standby = workload.await_ready_standby()
+    refused, launched = standby["attempts"][:-1], standby["attempts"][-1]
+    assert refused
+    assert all("MaxSpotInstanceCountExceeded" in attempt["outcome"] for attempt in refused)
+    assert (launched["lifecycle"], tenancy.aws.market.instance(standby["instance_id"]).lifecycle) == (
+        "on-demand",
+        "on-demand",
+    )
+    assert workload.verdict().is_clean, workload.verdict()

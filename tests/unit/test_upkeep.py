@@ -18,7 +18,7 @@ from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.risk import RiskBasis
 from spot_optimizer.domain.signals import Signal, SignalType
 from spot_optimizer.domain.stored_decisions import FRESH_FOR
-from spot_optimizer.domain.upkeep import FIRST_DELAY, LONGEST_DELAY, Nothing, Release, Replace, decide_upkeep
+from spot_optimizer.domain.upkeep import FIRST_DELAY, LONGEST_DELAY, Nothing, Protect, Release, Replace, decide_upkeep
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import HandoverInProgress, Paused, ReplicaNeeded
 from tests.builders import (
@@ -151,9 +151,19 @@ def lost(number: int = 1, **changes: Any) -> Replica:
     return a_replica(**(failed | changes))
 
 
-def upkeep_at(minutes: float, *replicas: Replica, last_signal_at: datetime | None = None, **agent: Any) -> Any:
+def upkeep_at(
+    minutes: float,
+    *replicas: Replica,
+    last_signal_at: datetime | None = None,
+    needs_standby: bool = False,
+    **agent: Any,
+) -> Any:
     return decide_upkeep(
-        an_agent(**agent), replicas, last_signal_at=last_signal_at, now=NOON + timedelta(minutes=minutes)
+        an_agent(**agent),
+        replicas,
+        last_signal_at=last_signal_at,
+        needs_standby=needs_standby,
+        now=NOON + timedelta(minutes=minutes),
     )
 
 
@@ -209,6 +219,87 @@ def test_after_eight_lost_standbys_a_person_is_needed() -> None:
     decided = upkeep_at(500, *(lost(number) for number in range(1, 10)))
     assert isinstance(decided, Nothing)
     assert "when the cause is mended" in decided.reason
+
+
+# --- state that does not fit through a notice
+
+
+def test_state_too_big_for_a_notice_gets_a_standby_at_once_whatever_the_toggles_say() -> None:
+    decided = upkeep_at(0, needs_standby=True, auto_replica=False, manual_replica=False, auto_switch=False)
+    assert decided == Protect("protect:0")
+    assert isinstance(upkeep_at(0), Nothing)
+
+
+@pytest.mark.parametrize("kind", ReplicaType)
+def test_its_standby_is_replaced_whichever_kind_was_lost(kind: ReplicaType) -> None:
+    assert isinstance(upkeep_at(1.4, lost(type=kind), needs_standby=True), Nothing)
+    assert upkeep_at(1.5, lost(type=kind), needs_standby=True) == Protect("protect:1")
+
+
+@given(st.integers(1, 60))
+def test_it_is_tried_for_ever_later_each_time_and_at_least_every_half_hour(in_a_row: int) -> None:
+    failed = [lost(number) for number in range(1, in_a_row + 1)]
+    delay = min(FIRST_DELAY * 2 ** min(in_a_row - 1, 10), LONGEST_DELAY) / timedelta(minutes=1)
+    assert isinstance(upkeep_at(in_a_row + delay - 0.01, *failed, needs_standby=True), Nothing)
+    assert isinstance(upkeep_at(in_a_row + delay, *failed, needs_standby=True), Protect)
+
+
+def test_one_that_an_operator_ended_stays_ended_for_a_while() -> None:
+    ended = lost(status=ReplicaState.TERMINATED)
+    assert isinstance(upkeep_at(30, ended, needs_standby=True), Nothing)
+    assert isinstance(upkeep_at(31, ended, needs_standby=True), Protect)
+
+
+def test_its_standby_is_not_released_however_quiet_it_is() -> None:
+    agent: dict[str, Any] = {"active_replica_id": REPLICA, "quiet_seconds": 3600}
+    assert isinstance(upkeep_at(10_000, a_ready_replica(), needs_standby=True, **agent), Nothing)
+    assert isinstance(upkeep_at(10_000, a_ready_replica(), **agent), Release)
+
+
+@pytest.mark.parametrize("busy", [{"claim_open": True}, {"handover_state": HandoverState.OPEN}, {"lost": True}])
+def test_none_is_made_while_a_failover_is_under_way(busy: dict[str, Any]) -> None:
+    assert isinstance(upkeep_at(10, needs_standby=True, **busy), Nothing)
+
+
+def a_big_state(plane: FakePlane, **changes: Any) -> None:
+    """What does not fit through a notice, by the primary's measure."""
+    big: dict[str, Any] = {"state_bytes": 10**12, "state_bytes_per_second": 10.0**8, "at": plane.now}
+    plane.records.put_heartbeat(a_heartbeat(**(big | changes)))
+
+
+def test_the_sweep_makes_a_standby_for_an_agent_that_is_unprotected_without_one_once() -> None:
+    plane = FakePlane()
+    plane.records.put(an_agent(auto_replica=False, manual_replica=False))
+    a_big_state(plane)
+    signals.sweep(plane)
+    signals.sweep(plane)
+    [replica] = plane.records.replicas(AGENT)
+    assert replica.type is ReplicaType.AUTOMATIC_PROTECTION
+    assert replica.replica_id in plane.workflows.preparations
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param({"state_bytes": 10**9}, id="it fits"),
+        pytest.param({"state_bytes_per_second": None}, id="it was never measured"),
+        pytest.param({"epoch": 7}, id="another epoch's word"),
+        pytest.param({"serving": False}, id="it does not serve"),
+    ],
+)
+def test_the_sweep_makes_none_where_that_is_not_known(said: dict[str, Any]) -> None:
+    plane = FakePlane()
+    a_big_state(plane, **said)
+    signals.sweep(plane)
+    assert plane.records.replicas(AGENT) == ()
+
+
+def test_the_sweep_makes_none_while_it_is_paused() -> None:
+    plane = FakePlane()
+    a_big_state(plane)
+    pausing.pause_agent(plane, AGENT, reason="maintenance")
+    signals.sweep(plane)
+    assert plane.records.replicas(AGENT) == ()
 
 
 def with_a_counted_standby() -> FakePlane:

@@ -11,7 +11,7 @@ from typing import Any
 
 from spot_optimizer.control import former_primaries, pausing, replication, traffic
 from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
-from spot_optimizer.domain import catalogue, claims, switching, upkeep
+from spot_optimizer.domain import catalogue, claims, snapshots, switching, upkeep
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
@@ -19,7 +19,7 @@ from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.risk import RiskBasis
 from spot_optimizer.domain.signals import Signal, SignalType
 from spot_optimizer.domain.switching import Begin
-from spot_optimizer.domain.upkeep import HandOver, Release, Replace
+from spot_optimizer.domain.upkeep import HandOver, Protect, Release, Replace
 from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
 from spot_optimizer.errors import AgentLost, ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
 
@@ -225,7 +225,9 @@ def sweep(plane: Plane) -> Mapping[str, int]:
             if not at_rest:
                 acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
             if listed.replica_count:
-                acted += _look_after_replicas(plane, listed)
+                acted += _look_after_replicas(plane, listed, heartbeat)
+            elif snapshots.needs_standby(heartbeat, epoch=listed.epoch):
+                acted += keep_up(plane, listed, heartbeat)
             if listed.epoch > 1:
                 acted += former_primaries.look_after(plane, listed)
             with suppress(AgentLost):
@@ -312,10 +314,10 @@ def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
     return False
 
 
-def _look_after_replicas(plane: Plane, listed: Agent) -> int:
+def _look_after_replicas(plane: Plane, listed: Agent, heartbeat: Heartbeat | None) -> int:
     """Mend what a call that died half-way, or an event that never came, left of the agent's replicas."""
     acted = replication.let_go_of_ended(plane, listed.agent_id)
-    acted += keep_up(plane, listed)
+    acted += keep_up(plane, listed, heartbeat)
     if listed.active_replica_id is None:
         return acted
     replica = plane.records.replica(listed.agent_id, listed.active_replica_id)
@@ -334,8 +336,8 @@ def _look_after_replicas(plane: Plane, listed: Agent) -> int:
     return acted
 
 
-def keep_up(plane: Plane, listed: Agent) -> int:
-    """Replace a standby that was lost, and release one that nobody needs any more; how many were."""
+def keep_up(plane: Plane, listed: Agent, heartbeat: Heartbeat | None) -> int:
+    """Replace a standby that was lost, make one that is missing, release one that nobody needs; how many were."""
     agent = plane.records.agent(listed.agent_id)
     if pausing.pause_of(plane, agent) is not None:
         return 0
@@ -344,12 +346,22 @@ def keep_up(plane: Plane, listed: Agent) -> int:
         agent,
         plane.records.replicas(agent.agent_id),
         last_signal_at=None if recommended is None else recommended.detected_at,
+        needs_standby=snapshots.needs_standby(heartbeat, epoch=agent.epoch),
         now=plane.clock(),
     ):
         case Release(replica, reason):
             return int(replication.release_replica(plane, agent, replica, reason=reason))
         case Replace(lost, purpose):
             replication.replace_replica(plane, lost, purpose=purpose)
+            return 1
+        case Protect(purpose):
+            replication.create_replica(
+                plane,
+                agent.agent_id,
+                replica_type=ReplicaType.AUTOMATIC_PROTECTION,
+                created_by="sweep: unprotected without standby",
+                purpose=purpose,
+            )
             return 1
         case HandOver(signal_type, reason):
             return _hand_over(plane, agent, signal_type, reason=reason) is not None

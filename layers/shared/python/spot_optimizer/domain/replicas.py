@@ -44,6 +44,9 @@ class ReplicaType(enum.StrEnum):
     MANUAL = "manual"
     AUTOMATIC_REBALANCE = "automatic-rebalance"
     AUTOMATIC_TERMINATION = "automatic-termination"
+    AUTOMATIC_PROTECTION = "automatic-protection"
+    """The state is too big to be carried within a notice: it always needs a standby."""
+
     SWITCH = "switch"
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain.agents import Agent, Heartbeat
 from spot_optimizer.domain.signals import NOTICE
 from spot_optimizer.domain.writes import Change, Condition, Equals, Missing, Table, Transaction
 from spot_optimizer.errors import AgentLost, SnapshotOutOfOrder, StaleEpoch
@@ -320,6 +320,18 @@ def protection(*, standby_ready: bool, state_bytes: int | None, bytes_per_second
         return Protection.UNKNOWN
     left = (NOTICE - BOOT_ALLOWANCE).total_seconds()
     return Protection.FITS if state_bytes / bytes_per_second <= left else Protection.UNPROTECTED
+
+
+def needs_standby(heartbeat: Heartbeat | None, *, epoch: int) -> bool:
+    """Whether the primary of an epoch has measured that its state does not fit through a notice."""
+    if heartbeat is None or heartbeat.epoch != epoch or not heartbeat.serving:
+        return False
+    without = protection(
+        standby_ready=False,
+        state_bytes=heartbeat.state_bytes,
+        bytes_per_second=heartbeat.state_bytes_per_second,
+    )
+    return without is Protection.UNPROTECTED
 
 
 def usd_per_day(
