@@ -218,6 +218,12 @@ def set_scene(region: str, now: datetime) -> Scene:
             basis="final-generation",
             switched_at=now - timedelta(days=2) + timedelta(seconds=59),
             served_at=now - timedelta(days=2) + timedelta(seconds=61),
+            to_lifecycle="spot",
+            old_usd_per_hour=Decimal("0.2917"),
+            new_usd_per_hour=Decimal("0.2804"),
+            estimated_savings=Decimal("0.0113"),
+            realised_savings=Decimal("0.0098"),
+            realised_seconds=86_400,
             **_COST,
         ),
     )
