@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backtest.generated import generate
+from backtest.held_out import judge_struck_rule
 from backtest.market import Market, markets_of
 from backtest.prices import read_markets
 from backtest.replay import Figures
@@ -55,6 +56,8 @@ def run(folder: Path, console: Console, *, workers: int) -> dict[str, Any]:
     result["prices_2021"] = summarize(prices, found)
     result["net_saving_2021"] = round(1 - result["prices_2021"][ON_RISK]["cost_ratio"], 4)
     result["agents_2021"] = len(prices)
+    console.print("how long a struck pool is left alone, by markets that had no part in it")
+    result["struck_rule"] = judge_struck_rule(traces, figures, workers=workers)
     console.print("more state, and dearer outages")
     preempted = [market for market in traces if market.kind == "preemption"]
     result["sensitivity"] = weigh_state(preempted, figures, workers=workers)

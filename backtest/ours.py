@@ -46,7 +46,15 @@ class Second:
 class Optimizer:
     """One agent under the product's care."""
 
-    def __init__(self, replay: Replay, rules: DecisionRules, *, every_seconds: float, retry_seconds: float) -> None:
+    def __init__(
+        self,
+        replay: Replay,
+        rules: DecisionRules,
+        *,
+        every_seconds: float,
+        retry_seconds: float,
+        struck_for: timedelta,
+    ) -> None:
         """Start it.
 
         Args:
@@ -54,9 +62,11 @@ class Optimizer:
             rules: As an operator would set them.
             every_seconds: Between scheduled decisions.
             retry_seconds: For how long a pool is left alone that had no capacity.
+            struck_for: For how long one that gave notice comes after on-demand.
         """
         self.replay, self.rules = replay, rules
         self.every_seconds, self.retry_seconds = every_seconds, retry_seconds
+        self.struck_seconds = struck_for.total_seconds()
         f = replay.figures
         self.prepare_seconds = f.mean_boot_seconds + f.transfer_seconds
         self.failover = FailoverCost(
@@ -219,7 +229,7 @@ class Optimizer:
                 for track, signals in zip(market.tracks, self.signalled_at, strict=True)
             },
             safest_first=True,
-            struck_pool_ids=self._signalled_since(now - ONE_EVENT.total_seconds()),
+            struck_pool_ids=self._signalled_since(now - self.struck_seconds) if self.struck_seconds else (),
         )
         for target in order:
             number = self.numbers.get(OfferId(target.pool.pool_id, target.lifecycle), ON_DEMAND)
@@ -330,6 +340,13 @@ class Optimizer:
         return over.aged(max(moment - since, timedelta())) + recent_exposure(held, now=moment)
 
 
-def optimize(replay: Replay, rules: DecisionRules, *, every_seconds: float = 300, retry_seconds: float = 60) -> None:
+def optimize(
+    replay: Replay,
+    rules: DecisionRules,
+    *,
+    every_seconds: float = 300,
+    retry_seconds: float = 60,
+    struck_for: timedelta = ONE_EVENT,
+) -> None:
     """Run one of our policies; what it comes to is in the replay's outcome."""
-    Optimizer(replay, rules, every_seconds=every_seconds, retry_seconds=retry_seconds).run()
+    Optimizer(replay, rules, every_seconds=every_seconds, retry_seconds=retry_seconds, struck_for=struck_for).run()

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from backtest.__main__ import run as run_backtest
 from backtest.generated import generate
+from backtest.held_out import MINUTES, choose, judge_struck_rule
 from backtest.market import FOREVER, Market, Track, markets_of
 from backtest.oracle import foresee
 from backtest.ours import optimize
@@ -263,3 +264,19 @@ def test_the_same_seed_gives_the_same_outcome() -> None:
     for replay in (first, second):
         optimize(replay, DecisionRules())
     assert first.outcome == second.outcome
+
+
+def test_how_long_a_struck_pool_is_left_alone_is_judged_on_markets_that_did_not_choose() -> None:
+    markets = [generate(seed=seed, days=0.5) for seed in range(3)]
+    found = judge_struck_rule(markets, EXACT, workers=1)
+    assert found["shipped_minutes"] == 10
+    over_all = found["outage_seconds_per_30d"]["all"]
+    assert over_all.keys() == set(MINUTES)
+    held_out = found["chosen_by_the_others"]
+    assert sum(held_out["times_chosen"].values()) == len(markets)
+    assert held_out["outage_seconds_per_30d"] >= min(over_all.values()) - 0.1
+
+
+def test_minutes_are_chosen_by_the_least_outage_and_the_fewest_of_equals() -> None:
+    assert choose([{0: 5.0, 3: 1.0, 10: 2.0, 30: 9.0}, {0: 0.0, 3: 2.0, 10: 1.0, 30: 9.0}]) == 3
+    assert choose([dict.fromkeys(MINUTES, 1.0)]) == 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from spot_optimizer.domain.boosters import check_booster
 from spot_optimizer.domain.model_files import decode
 from spot_optimizer.domain.models import Manifest, check_manifest
 from spot_optimizer.domain.risk import MODEL_FEATURES
 from tests.training.markets import BANDS, a_market
+from training.__main__ import UNWATCHED_WIDTH, show
 from training.examples import histories, label
 from training.pipeline import SETTINGS, WITHOUT_MODEL, Trained, choose, evaluate, fit_calibration, train
 
@@ -45,6 +48,19 @@ def test_the_card_names_data_metrics_and_limits(result: Trained) -> None:
     for said in ("## Data", "## Within 1 h", "## Within 6 h", "## Limits", "last-known band", "Used by default"):
         assert said in card
     assert (result.folder / "calibration.png").stat().st_size > 5_000
+
+
+def test_how_good_it_is_is_told_beside_simpler_ways_fold_by_fold_and_with_intervals(result: Trained) -> None:
+    console = Console(width=UNWATCHED_WIDTH, record=True, file=io.StringIO())
+    show(result, console)
+    told = console.export_text()
+    for said in ("within 1 h", "within 6 h", "AUC", "Brier score", "F1", "5 time-ordered folds", "95 % intervals"):
+        assert said in told
+    for predictor in ("model", "base rate", "last-known band", "own recent rate"):
+        rows = [line for line in told.splitlines() if f"│ {predictor} " in line]
+        assert [row.count("[") for row in rows] == [4, 4], "each figure with its interval, in both tables"
+    assert told.count(result.reports[1].folds[0].tested_from[:16]) >= 1
+    assert f"default within 1 h: {result.reports[1].default}" in told
 
 
 def test_a_model_is_never_tested_on_what_it_saw(result: Trained) -> None:

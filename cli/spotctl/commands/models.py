@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from spotctl.converting import WHY_NOT_IN_THE_CLOUD, convert_apart
 from spotctl.failures import Document, NotUnderstood, Unfinished
 from spotctl.screen import Column, Shape
 from spotctl.session import AsJson, AtMost, Session, Wait, WithinSeconds, Yes, begin
+from spotctl.training import train_apart
 from spotctl.words import moment, plain, several, state, strong
 
 app = typer.Typer(name="models", help="The models that tell how likely an interruption is. For admins.")
@@ -81,20 +81,8 @@ def train_model(
 
     It needs the repository and its `make setup`; an installed spotctl alone does not carry XGBoost.
     """
-    try:
-        from training.__main__ import show
-        from training.pipeline import train_on_recorded
-        from training.recorded import DataMissing
-    except ImportError as absent:
-        raise NotUnderstood(
-            f"the training pipeline is not here ({absent})",
-            advice="run it in the repository: `make train`, or `.venv/bin/spotctl models train` with PYTHONPATH set",
-        ) from None
-    try:
-        trained = train_on_recorded(out, folder=data)
-    except DataMissing as missing:
-        raise NotUnderstood(str(missing), advice="--data names the folder") from None
-    show(trained, Console())
+    with begin():
+        train_apart(out, data)
 
 
 @app.command("upload")
