@@ -24,6 +24,7 @@ from botocore.config import Config
 from local.deploy import deploy_assembly
 from local.instances import RUN_VARIABLE
 from local.leftovers import RunFolder, clean_up_after_others, runs_root
+from local.market import advisor
 from local.market.client import Market
 from local.processes import ProcessIdentity
 
@@ -168,6 +169,7 @@ class LocalAws:
         Raises:
             local.deploy.DeploymentFailed: A stack failed; the message says on which resource and why.
         """
+        advisor.publish(self.client("s3"), region=self.region)
         return deploy_assembly(self, assembly, parameters)
 
     def wait(self) -> None:

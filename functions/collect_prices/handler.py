@@ -1,6 +1,6 @@
 """The scheduled collector: every five minutes, what AWS's own price history says of every pool of interest.
 
-And, at once or daily, what its price list says of their instance types.
+And, at once or daily, what its price list and its Spot Instance Advisor say of their instance types.
 """
 
 from __future__ import annotations
@@ -20,4 +20,10 @@ def handle(_event: dict[str, Any], _context: Any) -> dict[str, int]:
     # Only then: no trouble with the price list holds up the prices.
     on_demand = pricing.ask_on_demand(wiring.prices(), wiring.price_list(), now=wiring.clock())
     wiring.count("OnDemandPriceFailures", on_demand["failed"])
-    return {**done, **{f"on_demand_{name}": number for name, number in on_demand.items()}}
+    bands = pricing.ask_bands(wiring.prices(), wiring.advisor(), now=wiring.clock())
+    wiring.count("AdvisorFailures", bands["failed"])
+    return {
+        **done,
+        **{f"on_demand_{name}": number for name, number in on_demand.items()},
+        **{f"advisor_{name}": number for name, number in bands.items()},
+    }

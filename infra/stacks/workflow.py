@@ -258,6 +258,8 @@ class WorkflowStack(Stack):
         data.clean_prices.allow(function.grantee, "UpdateItem", "Query")
         allow_looking(function, "DescribeSpotPriceHistory", "DescribeSubnets")
         function.allow("pricing:GetProducts", on="*", wildcard_because="The Price List knows no resources.")
+        # the public feed of AWS's Spot Instance Advisor
+        function.allow("s3:GetObject", on=f"arn:{self.partition}:s3:::spot-bid-advisor/spot-advisor-data.json")
 
     def _allow_fill_gaps(self) -> None:
         data, function = self._data, self.fill_gaps

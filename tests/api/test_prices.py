@@ -15,10 +15,11 @@ from spot_optimizer import bootstrap, wiring
 from spot_optimizer.domain import pools_of_interest
 from spot_optimizer.domain.gaps import fill
 from spot_optimizer.domain.prices import bucket_of, bucket_start
+from spot_optimizer.domain.risk import AdvisorBand
 from spot_optimizer.domain.tokens import OperatorRole
 from spot_optimizer.domain.writes import Change, Table
 from tests.api.conftest import Answered, Http, Registration
-from tests.fakes import FakePriceList
+from tests.fakes import FakeAdvisor, FakePriceList
 
 POOL = "us-east-1a.m5.large"
 OTHER = "us-east-1b.m5.large"
@@ -309,8 +310,9 @@ def test_a_price_list_that_does_not_answer_costs_no_collection(
     price_list = FakePriceList({"m5.large": "0.1"})
     price_list.silent = {"m5.large"} if silent else set()
     monkeypatch.setattr(wiring, "price_list", lambda: price_list)
+    monkeypatch.setattr(wiring, "advisor", lambda: FakeAdvisor(None))
     done = collect_prices.handle({}, http.context)
-    assert done["pools"] == 2
+    assert (done["pools"], done["advisor_failed"]) == (2, 1)
     assert (done["on_demand_asked"], done["on_demand_failed"]) == (int(not silent), int(silent))
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
     counted = {
@@ -319,3 +321,26 @@ def test_a_price_list_that_does_not_answer_costs_no_collection(
     assert counted == {"PriceCollections": [1.0], "OnDemandPriceFailures": [float(silent)]}
     shown = wiring.prices().known_pools([POOL])[POOL].on_demand_usd_per_hour
     assert shown == Decimal("0.096" if silent else "0.1")
+
+
+def test_the_advisors_band_is_asked_daily_and_stands_in_for_a_pools_own_history(
+    http: Http, agent: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advisor = FakeAdvisor({"m5.large": AdvisorBand.FROM_5_TO_10_PERCENT})
+    monkeypatch.setattr(wiring, "price_list", lambda: FakePriceList({}))
+    monkeypatch.setattr(wiring, "advisor", lambda: advisor)
+    told = [collect_prices.handle({}, http.context) for _ in range(2)]
+    assert [(one["advisor_asked"], one["advisor_found"], one["advisor_failed"]) for one in told] == [
+        (2, 2, 0),
+        (0, 0, 0),
+    ]
+    assert advisor.asked == 1
+    recommendation = agent.call("GET", "/switch-recommendation", token=http.admin).body
+    assert (recommendation["risk_basis"], recommendation["model_version"]) == ("advisor-band", None)
+    assert "advisor band 1" in recommendation["risk_note"]
+    tomorrow = datetime.now(UTC) + timedelta(days=1, minutes=1)
+    monkeypatch.setattr(wiring, "clock", lambda: tomorrow)
+    advisor.known = {}
+    assert collect_prices.handle({}, http.context)["advisor_asked"] == 2
+    band = wiring.prices().known_pools([POOL])[POOL].band
+    assert band is AdvisorBand.FROM_5_TO_10_PERCENT, "what was known stays"

@@ -49,7 +49,8 @@ def workload(tenancy: Tenancy, launch_workload: LaunchWorkload) -> LedgerWorkloa
     workload = launch_workload(
         instance_types=(INSTANCE_TYPE,), instance_profile=PROFILE, settings=("PRICING_REPORT_INTERVAL=1",)
     )
-    assert collect(tenancy)["on_demand_failed"] == 0
+    collected = collect(tenancy)
+    assert (collected["on_demand_failed"], collected["advisor_failed"]) == (0, 0)
     # What the agent reported before anybody knew its pools was refused, and is left out for a while: begin anew.
     workload.kill_agent(workload.primary_id)
     return workload

@@ -1,5 +1,6 @@
 """Fakes that implement the ports in memory; tests/adapters/test_records.py holds them against DynamoDB."""
 
+from tests.fakes.advisor import FakeAdvisor
 from tests.fakes.compute import FakeCompute
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.inventory import FakeInventory
@@ -10,6 +11,7 @@ from tests.fakes.records import FakeRecords
 from tests.fakes.workflows import FakeWorkflows
 
 __all__ = [
+    "FakeAdvisor",
     "FakeCompute",
     "FakeFleet",
     "FakeInventory",

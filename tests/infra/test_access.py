@@ -97,6 +97,13 @@ def test_only_the_collector_asks_the_price_list(dev: Deployment) -> None:
     assert [name for name in FUNCTIONS if "pricing:GetProducts" in actions(dev.statements(name))] == ["CollectPrices"]
 
 
+def test_only_the_collector_reads_the_advisors_feed_and_nothing_else_of_others(dev: Deployment) -> None:
+    [statement] = [one for one in dev.all_statements() if any("spot-bid-advisor" in each for each in resources(one))]
+    assert statement in dev.statements("CollectPricesRole")
+    assert as_list(statement["Action"]) == ["s3:GetObject"]
+    assert "spot-bid-advisor/spot-advisor-data.json" in resources(statement)[0]
+
+
 def test_the_authorizer_only_reads(dev: Deployment) -> None:
     allowed = actions(dev.statements("AuthorizeRole"))
     assert {action for action in allowed if not action.startswith(("logs:", "xray:"))} == {"dynamodb:GetItem"}
@@ -267,6 +274,7 @@ def test_nobody_else_reaches_objects(dev: Deployment) -> None:
     reaching = statements_for(dev.all_statements(), "s3:PutObject") + statements_for(
         dev.all_statements(), "s3:GetObject"
     )
+    reaching = [one for one in reaching if not any("spot-bid-advisor/" in resource for resource in resources(one))]
     of_those = [
         statement
         for function in ("AgentApi", "SnapshotApi", *MODEL_OBJECTS)

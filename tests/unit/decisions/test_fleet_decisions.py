@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from spot_optimizer.control.deciding import decide_by_rule
 from spot_optimizer.domain.decisions import DecisionRules, Offer, OfferId, Situation, StandbyPolicy, decide
 from spot_optimizer.domain.offers import SeenPrice, Standing, pool_past
-from spot_optimizer.domain.risk import MODEL_FEATURES, NOT_ASKED, RiskBasis
+from spot_optimizer.domain.risk import MODEL_FEATURES, NOT_ASKED, AdvisorBand, RiskBasis
 from spot_optimizer_ml.deciding import Questions, by_model, by_rule, decide_fleet, questions
 from tests import builders
 from tests.unit.decisions.offers import NOW, a_situation, an_offer
@@ -77,6 +77,7 @@ def asked_of(standings: Sequence[Standing]) -> Questions:
             interruptions=[NOW - timedelta(minutes=30), NOW - timedelta(minutes=29)] if pool_id == B else [],
             prices=[SeenPrice(Decimal("0.03"), NOW - timedelta(minutes=3))],
             on_demand_usd_per_hour=Decimal("0.1"),
+            band=AdvisorBand.FROM_5_TO_10_PERCENT if pool_id == A else None,
         )
         for pool_id in (A, B)
     ]
@@ -100,6 +101,7 @@ def test_a_model_is_asked_of_each_pool_once_and_of_each_instance_with_its_age() 
     assert named[0]["peer_interruptions_1h"] == 1.0, "the same type in another zone"
     assert named[0]["price_share"] == pytest.approx(0.3)
     assert named[0]["price_change_24h"] is None, "what is not known is no number"
+    assert [row["advisor_band"] for row in named] == [1.0, 4.0, 1.0, 1.0], "the worst where none is known"
 
 
 def test_a_models_answers_weigh_and_are_named_in_what_is_kept() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
 
@@ -43,6 +43,8 @@ from spot_optimizer_ml.fleet import (
 _MICRO_USD = Decimal("0.000001")
 _PERCENT = Decimal("0.01")
 _HOUR = timedelta(hours=1)
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+"""The band is the last one known now; since when it is so does not matter."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,7 @@ def _history(past: PoolPast) -> PoolHistory:
         held=past.held,
         price_times=np.array([at.timestamp() for at, _ in past.price_shares]),
         price_shares=np.array([share for _, share in past.price_shares]),
-        bands=(),
+        bands=() if past.band is None else ((_LONG_AGO, past.band),),
     )
 
 

@@ -22,6 +22,7 @@ from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.price_submissions import Submission
 from spot_optimizer.domain.prices import Observation, PriceChange, Slot
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.domain.risk import AdvisorBand
 from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.stored_decisions import StoredDecision
 from spot_optimizer.domain.writes import Change, Transaction
@@ -458,6 +459,19 @@ class PriceList(Protocol):
         Raises:
             Throttled: Try again.
             ControlPlaneUnavailable: The list did not answer, or refused to.
+        """
+        ...
+
+
+class Advisor(Protocol):
+    """AWS's Spot Instance Advisor."""
+
+    def bands(self) -> Mapping[str, AdvisorBand]:
+        """How often instances were interrupted, by type of this region; a type that it does not know is absent.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: It did not answer, refused to, or is none.
         """
         ...
 

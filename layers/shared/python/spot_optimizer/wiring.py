@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from spot_optimizer.control.reporting import ReportingPlane
     from spot_optimizer.control.switching import SwitchingPlane
     from spot_optimizer.ports import (
+        Advisor,
         Compute,
         Filling,
         Fleet,
@@ -201,6 +202,14 @@ def price_list() -> PriceList:
     from spot_optimizer.adapters.price_list import AwsPriceList
 
     return AwsPriceList(_clients())
+
+
+@lru_cache
+def advisor() -> Advisor:
+    """AWS's Spot Instance Advisor."""
+    from spot_optimizer.adapters.advisor import AwsAdvisor
+
+    return AwsAdvisor(_clients())
 
 
 @lru_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pynamodb.attributes import UnicodeAttribute
+from pynamodb.attributes import NumberAttribute, UnicodeAttribute
 from pynamodb.models import Model
 
 from spot_optimizer.adapters.database import (
@@ -31,6 +31,8 @@ class PoolRow(Model):
     on_demand_asked_at = InstantAttribute(null=True)
     changed_at = InstantAttribute(null=True)
     usd_per_hour = DecimalAttribute(null=True)
+    advisor_band = NumberAttribute(null=True)
+    advisor_asked_at = InstantAttribute(null=True)
 
 
 def pools_table(database: Database, table_name: str) -> BoundTable[PoolOfInterest]:

@@ -27,6 +27,7 @@ EC2_READ_SECONDS = 15.0
 """CreateFleet of type instant answers only when the instance is launched."""
 DECISION_SECONDS = 10.0
 """A decision by a process that has yet to start and to load its model."""
+ADVISOR_REGION = "us-east-1"
 PRICE_LIST_REGION = "us-east-1"
 """The Price List has an endpoint in three regions alone, each of which tells the prices of all
 (docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html)."""
@@ -145,6 +146,11 @@ class Clients:
     def route53(self) -> Any:
         """Route 53."""
         return self._client("route53")
+
+    @cached_property
+    def advisor(self) -> S3Client:
+        """S3, where the Spot Instance Advisor's feed lies; asked once, as the Price List is."""
+        return cast("S3Client", self._client("s3", region=ADVISOR_REGION, attempts=1))
 
     @cached_property
     def pricing(self) -> Any:

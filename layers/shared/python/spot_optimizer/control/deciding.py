@@ -23,6 +23,7 @@ from spot_optimizer.domain.decisions import DecisionRules, Situation
 from spot_optimizer.domain.offers import PoolPast, SeenPrice, Standing, pool_past
 from spot_optimizer.domain.pools import Lifecycle, Pool
 from spot_optimizer.domain.prices import bucket_of
+from spot_optimizer.domain.risk import AdvisorBand
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.stored_decisions import StoredDecision, as_stored
 from spot_optimizer.errors import AgentLost, InstanceUnknown, ReplicaUnknown, Transient
@@ -93,12 +94,14 @@ class Gathered:
         standings: One per agent.
         seen: The spot price in force, by pool id.
         on_demand: USD/hour by instance type, where it is known.
+        bands: The advisor's, likewise.
     """
 
     now: datetime
     standings: tuple[Standing, ...]
     seen: Mapping[str, SeenPrice]
     on_demand: Mapping[str, Decimal]
+    bands: Mapping[str, AdvisorBand]
 
 
 def gather(plane: DecidingPlane, agents: Sequence[Agent]) -> Gathered:
@@ -115,11 +118,13 @@ def gather(plane: DecidingPlane, agents: Sequence[Agent]) -> Gathered:
         | {agent.primary_pool_id for agent in agents}
     )
     observed = plane.prices.latest_of(pool_ids)
+    of_interest = plane.prices.known_pools(pool_ids).values()
     on_demand = {
         pool.instance_type: pool.on_demand_usd_per_hour
-        for pool in plane.prices.known_pools(pool_ids).values()
+        for pool in of_interest
         if pool.on_demand_usd_per_hour is not None
     }
+    bands = {pool.instance_type: pool.band for pool in of_interest if pool.band is not None}
     interruptions = plane.fleet.interruptions_of_pools(pool_ids, plane.clock() - catalogue.LOOKBACK)
     read = _at_once(lambda agent: _read(plane, agent), agents)
     # Only now, so that everything that was read was known by then.
@@ -139,6 +144,7 @@ def gather(plane: DecidingPlane, agents: Sequence[Agent]) -> Gathered:
                 kinds=kinds,
                 on_demand=on_demand,
                 interruptions=interruptions,
+                bands=bands,
             ),
             now=now,
             seen=seen,
@@ -151,7 +157,7 @@ def gather(plane: DecidingPlane, agents: Sequence[Agent]) -> Gathered:
         standings.append(
             Standing(agent=agent, situation=situation, offers=offered, launched_at=launched_at, rules=rules)
         )
-    return Gathered(now, tuple(standings), seen, on_demand)
+    return Gathered(now, tuple(standings), seen, on_demand, bands)
 
 
 def pool_pasts(plane: DecidingPlane, gathered: Gathered) -> tuple[PoolPast, ...]:
@@ -185,6 +191,7 @@ def pool_pasts(plane: DecidingPlane, gathered: Gathered) -> tuple[PoolPast, ...]
             interruptions=interruptions.get(pool_id, ()),
             prices=[*earlier, *([seen] if seen is not None else [])],
             on_demand_usd_per_hour=gathered.on_demand.get(Pool.parse(pool_id).instance_type),
+            band=gathered.bands.get(Pool.parse(pool_id).instance_type),
         )
 
     return tuple(_at_once(past, pool_ids))

@@ -36,7 +36,7 @@ from spot_optimizer.domain.prices import (
     clean,
 )
 from spot_optimizer.errors import ControlPlaneUnavailable, PoolUnknown, Throttled, Transient
-from spot_optimizer.ports import Fleet, PriceHistory, PriceList, Prices
+from spot_optimizer.ports import Advisor, Fleet, PriceHistory, PriceList, Prices
 
 COLLECTED_BACK = timedelta(hours=1)
 """How far each collection looks back; so many may fail in a row before anything is left to gap filling."""
@@ -275,6 +275,23 @@ def ask_on_demand(prices: Prices, price_list: PriceList, *, now: datetime) -> di
     except Transient:
         return {"asked": asked, "found": found, "failed": 1}
     return {"asked": asked, "found": found, "failed": 0}
+
+
+def ask_bands(prices: Prices, advisor: Advisor, *, now: datetime) -> dict[str, int]:
+    """Note how often AWS interrupts the types of the pools of interest: at once where nobody has asked, then daily.
+
+    Never raises what passes: what could not be asked or noted is due again the next time.
+
+    Returns:
+        For how many pools the advisor answered, of how many it knows a band, and whether something failed (0 or 1).
+    """
+    try:
+        due = pools_of_interest.bands_due(prices.pools(), now)
+        bands = advisor.bands() if due else {}
+        prices.note_pools([pools_of_interest.note_band(pool, bands.get(pool.instance_type), now) for pool in due])
+    except Transient:
+        return {"asked": 0, "found": 0, "failed": 1}
+    return {"asked": len(due), "found": sum(pool.instance_type in bands for pool in due), "failed": 0}
 
 
 # --- filling

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from spot_optimizer.domain import risk
 from spot_optimizer.domain.pools import Pool
-from spot_optimizer.domain.risk import Held, Risk
+from spot_optimizer.domain.risk import AdvisorBand, Held, Risk
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.errors import InvalidRequest, NoPoolQualifies
 
@@ -126,6 +126,7 @@ def list_candidates(
     prices: Mapping[str, Decimal] | None = None,
     on_demand: Mapping[str, Decimal] | None = None,
     interruptions: Mapping[str, Sequence[datetime]] | None = None,
+    bands: Mapping[str, AdvisorBand] | None = None,
 ) -> tuple[Candidate, ...]:
     """Every pool of the agent's zones and types, by pool id, with what is known of it.
 
@@ -139,6 +140,7 @@ def list_candidates(
         prices: USD/hour by pool id.
         on_demand: USD/hour by instance type.
         interruptions: When each pool took instances of ours back; older than `LOOKBACK` is left out.
+        bands: How often AWS interrupts instances, by instance type; the worst is assumed of one that is not told.
     """
     ruled_out = frozenset(excluded_zones)
     known = kinds or {}
@@ -158,7 +160,7 @@ def list_candidates(
             usd_per_hour=(prices or {}).get(pool.pool_id),
             on_demand_usd_per_hour=(on_demand or {}).get(pool.instance_type),
             interruptions=len(happened),
-            risk=_risk(happened, now=now),
+            risk=_risk(happened, (bands or {}).get(pool.instance_type), now=now),
             cooling_until=ends if ends > now else None,
             unfit_because=unfit_because,
             excluded_because=because,
@@ -225,8 +227,8 @@ def events(times: Iterable[datetime]) -> tuple[datetime, ...]:
     return tuple(happened)
 
 
-def _risk(happened: Sequence[datetime], *, now: datetime) -> Risk:
+def _risk(happened: Sequence[datetime], band: AdvisorBand | None, *, now: datetime) -> Risk:
     # Events do not tell since when an instance was held; an hour each keeps the rate on the safe side.
     history = [Held(since=at - timedelta(hours=1), until=at, interrupted=True) for at in happened]
     exposure = risk.recent_exposure(history, now=now)
-    return risk.assess(None, exposure, now=now, no_model_because=risk.NOT_ASKED)
+    return risk.assess(band, exposure, now=now, no_model_because=risk.NOT_ASKED)

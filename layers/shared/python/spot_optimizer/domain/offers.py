@@ -21,7 +21,7 @@ from spot_optimizer.domain.decisions import (
 )
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.replicas import Replica
-from spot_optimizer.domain.risk import Held, Risk
+from spot_optimizer.domain.risk import AdvisorBand, Held, Risk
 
 HANDOVER_SECONDS = 1.16
 """Gap that a client saw in a handover to a ready standby (`make demo`)."""
@@ -85,11 +85,13 @@ class PoolPast:
     Attributes:
         held: Instances of ours: primaries that run there, and an hour before each interruption, by rising start.
         price_shares: (since when, spot price over on-demand price), by rising time; empty where either is unknown.
+        band: The advisor's; None where it is not known.
     """
 
     pool_id: str
     held: tuple[Held, ...]
     price_shares: tuple[tuple[datetime, float], ...]
+    band: AdvisorBand | None
 
 
 def pool_past(
@@ -99,6 +101,7 @@ def pool_past(
     interruptions: Iterable[datetime],
     prices: Iterable[SeenPrice],
     on_demand_usd_per_hour: Decimal | None,
+    band: AdvisorBand | None,
 ) -> PoolPast:
     """Put together what a risk model may know of a pool.
 
@@ -108,6 +111,7 @@ def pool_past(
         interruptions: When AWS took instances of ours back; several signals of one event count once.
         prices: What was seen, in any order.
         on_demand_usd_per_hour: Of its type.
+        band: Likewise, the advisor's.
     """
     lost = [Held(at - timedelta(hours=1), at, interrupted=True) for at in catalogue.events(interruptions)]
     running = [Held(since, None, interrupted=False) for since in running_since]
@@ -120,6 +124,7 @@ def pool_past(
         pool_id=pool_id,
         held=tuple(sorted((*lost, *running), key=lambda held: held.since)),
         price_shares=tuple(sorted(shares)),
+        band=band,
     )
 
 

@@ -11,6 +11,7 @@ from decimal import Decimal
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.pools import Pool
 from spot_optimizer.domain.prices import PriceChange
+from spot_optimizer.domain.risk import AdvisorBand
 from spot_optimizer.domain.writes import Change, Equals, Missing, Table
 
 WANTED_BY_AT_MOST = 20
@@ -18,6 +19,9 @@ WANTED_BY_AT_MOST = 20
 
 ON_DEMAND_KEPT_FOR = timedelta(days=1)
 """On-demand prices change a few times in the life of an instance type; AWS's price list is asked no more often."""
+
+BAND_KEPT_FOR = timedelta(days=1)
+"""The advisor tells of the trailing month, and is brought up to date about daily."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -36,6 +40,8 @@ class PoolOfInterest:
         on_demand_asked_at: When the price list was last asked, and answered.
         changed_at: When AWS last changed the pool's price, as far as was collected.
         usd_per_hour: The price since then.
+        advisor_band: Of the instance type, in AWS's Spot Instance Advisor; none while it has told none.
+        advisor_asked_at: When the advisor was last asked, and answered.
     """
 
     pool_id: str
@@ -46,6 +52,13 @@ class PoolOfInterest:
     on_demand_asked_at: datetime | None = None
     changed_at: datetime | None = None
     usd_per_hour: Decimal | None = None
+    advisor_band: int | None = None
+    advisor_asked_at: datetime | None = None
+
+    @property
+    def band(self) -> AdvisorBand | None:
+        """How often AWS interrupts the type, as last told."""
+        return None if self.advisor_band is None else AdvisorBand(self.advisor_band)
 
 
 def wanted(agents: Iterable[Agent], zones: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
@@ -139,4 +152,28 @@ def note_on_demand(pool: PoolOfInterest, usd_per_hour: Decimal | None, now: date
         "note the on-demand price",
         only_if={"on_demand_asked_at": Missing() if as_read is None else Equals(as_read)},
         put={"on_demand_asked_at": now, **told},
+    )
+
+
+def bands_due(pools: Iterable[PoolOfInterest], now: datetime) -> tuple[PoolOfInterest, ...]:
+    """The wanted pools for which the advisor was not asked within `BAND_KEPT_FOR`."""
+    return tuple(pool for pool in pools if pool.wanted_by and (pool.advisor_asked_at or _NEVER) <= now - BAND_KEPT_FOR)
+
+
+def note_band(pool: PoolOfInterest, band: AdvisorBand | None, now: datetime) -> Change:
+    """The write that notes what the advisor said, unless somebody else has asked since the row was read.
+
+    Args:
+        pool: The row as it was read.
+        band: None: the advisor does not know the type (any more); what was known stays.
+        now: When it was asked.
+    """
+    as_read = pool.advisor_asked_at
+    told = {} if band is None else {"advisor_band": int(band)}
+    return Change(
+        Table.POOLS,
+        (pool.pool_id,),
+        "note the advisor's band",
+        only_if={"advisor_asked_at": Missing() if as_read is None else Equals(as_read)},
+        put={"advisor_asked_at": now, **told},
     )
