@@ -64,6 +64,8 @@ FLEET_API: Final = (
     "GET /api/switches",
 )
 
+DOCTOR_API: Final = ("POST /api/agents/{agent_id}/doctor",)
+
 #: Looking only, at what takes longer to read.
 REPORT_API: Final = (
     "GET /api/metrics",

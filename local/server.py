@@ -26,7 +26,7 @@ from local import patches
 from local.control import Control
 from local.front_door import Application, FrontDoor
 from local.leftovers import RunFolder
-from local.market import price_list
+from local.market import price_list, quotas
 from local.market.account import Account
 from local.market.facade import Ec2Facade
 from local.market.prices import SpotPrices, read_price_file
@@ -106,6 +106,7 @@ def main(order: Order) -> None:
     facade = Ec2Facade(market, thread.loop, ministack_app.SERVICE_HANDLERS["ec2"])
     ministack_app.SERVICE_HANDLERS["ec2"] = facade.handle
     price_list.serve()
+    quotas.serve()
     ec2_permissions.apply(market)
     try:
         asyncio.run(_serve(order, market, thread.loop))

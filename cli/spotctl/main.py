@@ -11,6 +11,7 @@ from spotctl.commands import (
     agents,
     clients,
     demo_data,
+    doctor,
     emergencies,
     fleet,
     health,
@@ -60,6 +61,7 @@ app.add_typer(agents.app, rich_help_panel="Workloads")
 app.add_typer(replicas.app, rich_help_panel="Workloads")
 app.add_typer(emergencies.app, rich_help_panel="Workloads")
 app.command("switch", rich_help_panel="Workloads")(switching.switch)
+app.command("doctor", rich_help_panel="Workloads")(doctor.examine)
 app.command("pause", rich_help_panel="Workloads")(pausing.pause)
 app.command("resume", rich_help_panel="Workloads")(pausing.resume)
 app.command("switches", rich_help_panel="What happened")(fleet.list_switches)

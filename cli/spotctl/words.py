@@ -17,7 +17,18 @@ NOTHING = "-"
 
 _COLOURS = {
     "green": ("ok", "online", "ready", "serving", "healthy", "promoted", "committed", "yes", "done", "live"),
-    "yellow": ("failing-over", "syncing", "launching", "open", "offline", "paused", "cooldown", "pending"),
+    "yellow": (
+        "failing-over",
+        "syncing",
+        "launching",
+        "open",
+        "offline",
+        "paused",
+        "cooldown",
+        "pending",
+        "warning",
+        "unknown",
+    ),
     "red": ("lost", "failed", "aborted", "critical", "error", "unprotected without standby"),
     "bright_black": ("terminated", "retired", "none", "no"),
 }

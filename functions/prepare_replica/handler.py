@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from spot_optimizer import wiring
-from spot_optimizer.control import preparation
+from spot_optimizer.control import preparation, rehearsing
 
 Payload = Mapping[str, Any]
 
@@ -33,6 +33,8 @@ TASKS: Mapping[str, Callable[[Payload], Any]] = {
     "AwaitAgent": lambda e: preparation.await_agent(wiring.plane(), *_replica(e), task_token=e["task_token"]),
     "AwaitSync": lambda e: preparation.await_sync(wiring.plane(), *_replica(e), task_token=e["task_token"]),
     "ConfirmReady": lambda e: preparation.confirm_ready(wiring.plane(), *_replica(e)),
+    # Of no state machine: an examination asks for it, so that this function's own permissions are tested.
+    "RehearseLaunch": lambda e: rehearsing.rehearse_launch(wiring.plane(), wiring.dry_runs(), str(e["agent_id"])),
     "FailReplica": lambda e: preparation.fail_replica(wiring.plane(), *_replica(e), cause=str(e["cause"])),
 }
 

@@ -72,6 +72,7 @@ class ApiStack(Stack):
         fleet_api = self._function("FleetApi", timeout_seconds=15, memory_megabytes=512)
         # a month of prices of several pools is read and added up: most of that is work for the processor
         report_api = self._function("ReportApi", timeout_seconds=29, memory_megabytes=1769)
+        doctor_api = self._function("DoctorApi", timeout_seconds=29, memory_megabytes=512)
         operator_api = self._function("OperatorApi", timeout_seconds=15, memory_megabytes=512)
         model_api = self._function("ModelApi", timeout_seconds=15, memory_megabytes=512)
         self._allow_authorize(authorize)
@@ -81,6 +82,7 @@ class ApiStack(Stack):
         self._allow_price_api(price_api)
         self._allow_fleet_api(fleet_api)
         self._allow_report_api(report_api)
+        self._allow_doctor_api(doctor_api)
         self._allow_operator_api(operator_api)
         self._allow_model_api(model_api)
 
@@ -91,6 +93,7 @@ class ApiStack(Stack):
         api.serve(routes.PRICE_API, by=price_api)
         api.serve(routes.FLEET_API, by=fleet_api)
         api.serve(routes.REPORT_API, by=report_api)
+        api.serve(routes.DOCTOR_API, by=doctor_api)
         api.serve(routes.OPERATOR_API, by=operator_api)
         api.serve(routes.MODEL_API, by=model_api)
         api.serve_anyone(
@@ -122,6 +125,7 @@ class ApiStack(Stack):
                 "ACTIVATE_MODEL_STATE_MACHINE_ARN": state_machine_arn(self, self._settings, "activate_model"),
                 "FILL_GAPS_STATE_MACHINE_ARN": self._workflow.fill_gaps_arn,
                 "FAIL_OVER_FUNCTION": self._workflow.fail_over.name,
+                "PREPARE_REPLICA_FUNCTION": self._workflow.prepare_replica.name,
                 "DECIDE_FLEET_FUNCTION": self._models.decide_fleet.name,
                 "API_URL_PARAMETER": self._settings.api_url_parameter,
                 "IDENTITY_CERTIFICATE_PARAMETER": self._settings.identity_certificate_parameter,
@@ -235,6 +239,28 @@ class ApiStack(Stack):
         data.instances.allow_query_by(function.grantee, "agent-index")
         for table in (data.interruptions, data.switches):
             table.allow_query_by(function.grantee, "agent-index", "client-index", "listing-index")
+
+    def _allow_doctor_api(self, function: Function) -> None:
+        data = self._data
+        for table in (data.agents, data.heartbeats, data.instances):
+            table.allow(function.grantee, "GetItem")
+        allow_looking(
+            function,
+            "DescribeAddresses",
+            "DescribeInstances",
+            "DescribeInstanceTypes",
+            "DescribeLaunchTemplates",
+            "DescribeLaunchTemplateVersions",
+            "DescribeSecurityGroups",
+            "DescribeSubnets",
+        )
+        function.allow(
+            "servicequotas:GetServiceQuota",
+            on="*",
+            wildcard_because="A quota is looked at by its code, and which one it is follows from the agent's types.",
+        )
+        # a launch is rehearsed by the function that would make it, so that this one need not be allowed to
+        function.allow("lambda:InvokeFunction", on=self._workflow.prepare_replica.arn)
 
     def _allow_operator_api(self, function: Function) -> None:
         data = self._data

@@ -37,6 +37,7 @@ _ROUTERS: Mapping[str, tuple[str, ...]] = {
     "model_api": routes.MODEL_API,
     "fleet_api": routes.FLEET_API,
     "report_api": routes.REPORT_API,
+    "doctor_api": routes.DOCTOR_API,
     "operator_api": (*routes.OPEN, *routes.OPERATOR_API),
 }
 _BY_ROUTE = tuple(
@@ -197,6 +198,7 @@ def environment() -> Iterator[None]:
         "PREPARE_REPLICA_STATE_MACHINE_ARN": f"{machine}:prepare-replica",
         "FILL_GAPS_STATE_MACHINE_ARN": f"{machine}:fill-gaps",
         "FAIL_OVER_FUNCTION": "fail-over",
+        "PREPARE_REPLICA_FUNCTION": "prepare-replica",
         "API_URL_PARAMETER": "/test/api-url",
         "IDENTITY_CERTIFICATE_PARAMETER": "/test/identity-certificate",
         "JOIN_KEY_ID": "alias/test-join",

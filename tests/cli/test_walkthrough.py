@@ -21,6 +21,7 @@ from tests.adapters.tables import REGION
 from tests.api.conftest import Http
 from tests.cli.conftest import Spotctl
 from tests.cli.served import ServedApi, serve
+from tests.fakes.rehearsal import PlayedRehearsal
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "spotctl.md"
 WRITE = "WALKTHROUGH"
@@ -58,7 +59,8 @@ def demo(deployed: Http) -> Iterator[ServedApi]:
             epoch=2,
         )
         wiring.uptime().keep(served)
-    with serve(deployed) as api:
+    with pytest.MonkeyPatch.context() as patch, serve(deployed) as api:
+        patch.setattr(wiring, "rehearsing", lambda: PlayedRehearsal(deployed.context))
         yield api
 
 

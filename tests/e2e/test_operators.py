@@ -50,6 +50,10 @@ def test_a_manual_replica_passes_over_three_pools_without_capacity_and_a_planned
 ) -> None:
     workload = launch_workload()
     tenancy, market = workload.tenancy, workload.tenancy.aws.market
+    examined = tenancy.post(agent_path(workload, "/doctor"), {})
+    seen = {(finding["check"], finding["outcome"]) for finding in examined["findings"]}
+    assert {("launch template", "ok"), ("subnets", "ok"), ("quotas", "ok"), ("dry-run launch", "ok")} <= seen, examined
+    assert not [finding for finding in examined["findings"] if finding["outcome"] == "failed"], examined
     pools = tenancy.get(agent_path(workload, "/pools"))["pools"]
     empty = [pool for pool in pools if pool["qualifies"]][:3]
     assert len(empty) == 3

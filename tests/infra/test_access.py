@@ -40,6 +40,7 @@ UNBOUNDED = (
     "ec2:CreateFleet",
     "elasticloadbalancing:Describe*",
     "pricing:GetProducts",
+    "servicequotas:GetServiceQuota",
     "states:SendTaskSuccess",
     "logs:*LogDeliver*",
     "logs:*ResourcePolic*",
@@ -91,6 +92,18 @@ def test_only_agents_reports_the_collector_and_the_filling_write_prices(dev: Dep
         if any("PricingSnapshotsClean" in resource for resource in resources(statement))
     ]
     assert writing == ["PriceApi", "CollectPrices", "FillGapsRole"]
+
+
+@pytest.mark.parametrize("function", ["FleetApi", "ReportApi", "DoctorApi"])
+def test_what_only_looks_may_change_nothing(dev: Deployment, function: str) -> None:
+    allowed = {
+        action for action in actions(dev.statements(f"{function}Role")) if not action.startswith(("logs:", "xray:"))
+    }
+    looking = ("dynamodb:GetItem", "dynamodb:Query", "ec2:Describe", "servicequotas:Get", "lambda:InvokeFunction")
+    assert allowed
+    assert all(action.startswith(looking) for action in allowed), allowed
+    asked = statements_for(dev.statements(f"{function}Role"), "lambda:InvokeFunction")
+    assert all("PrepareReplica" in resource for statement in asked for resource in resources(statement))
 
 
 def test_only_the_collector_asks_the_price_list(dev: Deployment) -> None:

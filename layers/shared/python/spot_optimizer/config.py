@@ -132,6 +132,11 @@ class Config:
         return self._required("DECIDE_FLEET_FUNCTION")
 
     @property
+    def prepare_replica_function(self) -> str:
+        """Name of the function that launches replicas; it also rehearses a launch."""
+        return self._required("PREPARE_REPLICA_FUNCTION")
+
+    @property
     def api_url_parameter(self) -> str:
         """SSM parameter that holds the public URL of the API."""
         return self._required("API_URL_PARAMETER")

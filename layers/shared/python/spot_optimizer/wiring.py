@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from spot_optimizer.adapters.prices import DynamoPrices
     from spot_optimizer.adapters.reconciling import LambdaReconciling
     from spot_optimizer.adapters.records import DynamoRecords
+    from spot_optimizer.adapters.rehearsing import Ec2DryRuns
     from spot_optimizer.adapters.sessions import Clients
     from spot_optimizer.adapters.snapshot_objects import S3SnapshotObjects
     from spot_optimizer.adapters.uptime import DynamoUptime
     from spot_optimizer.adapters.workflows import StepFunctionsActivations
     from spot_optimizer.control.deciding import DecidingPlane
+    from spot_optimizer.control.examining import Rehearsing, Surroundings
     from spot_optimizer.control.live_model import LiveModel
     from spot_optimizer.control.model_plane import ModelPlane
     from spot_optimizer.control.plane import Plane
@@ -514,6 +516,31 @@ class _WiredReportingPlane:
 def reporting_plane() -> ReportingPlane:
     """Everything that reports need from outside."""
     return _WiredReportingPlane()
+
+
+@lru_cache
+def dry_runs() -> Ec2DryRuns:
+    """EC2, asked what it would do."""
+    from spot_optimizer.adapters.rehearsing import Ec2DryRuns
+
+    return Ec2DryRuns(_clients())
+
+
+@lru_cache
+def rehearsing() -> Rehearsing:
+    """Has a launch rehearsed by the function that would make it."""
+    from spot_optimizer.adapters.rehearsing import LambdaRehearsing
+
+    config = settings()
+    return LambdaRehearsing(_clients(), function_name=lambda: config.prepare_replica_function)
+
+
+@lru_cache
+def surroundings() -> Surroundings:
+    """What AWS says of the account that agents live in."""
+    from spot_optimizer.adapters.surroundings import Ec2Surroundings
+
+    return Ec2Surroundings(_clients(), compute())
 
 
 def warm_up() -> None:

@@ -27,6 +27,8 @@ EC2_READ_SECONDS = 15.0
 """CreateFleet of type instant answers only when the instance is launched."""
 DECISION_SECONDS = 10.0
 """A decision by a process that has yet to start and to load its model."""
+WAITED_FOR_SECONDS = 20.0
+"""A function that waits for another one is itself waited for, by the API Gateway, for 30 s at most."""
 ADVISOR_REGION = "us-east-1"
 PRICE_LIST_REGION = "us-east-1"
 """The Price List has an endpoint in three regions alone, each of which tells the prices of all
@@ -156,3 +158,13 @@ class Clients:
     def pricing(self) -> Any:
         """The Price List, asked once: who asks it can wait for the next time."""
         return self._client("pricing", region=PRICE_LIST_REGION, attempts=1)
+
+    @cached_property
+    def quotas(self) -> Any:
+        """Service Quotas, asked once: what it does not tell is a finding."""
+        return self._client("service-quotas", attempts=1)
+
+    @cached_property
+    def waited_for_functions(self) -> LambdaClient:
+        """Lambda, for functions whose answer is waited for, and which are not asked twice."""
+        return cast("LambdaClient", self._client("lambda", read_seconds=WAITED_FOR_SECONDS, attempts=1))
