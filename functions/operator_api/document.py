@@ -31,6 +31,7 @@ ROUTERS = (
     "model_api",
     "fleet_api",
     "report_api",
+    "doctor_api",
     "operator_api",
 )
 TITLE = "Spot Optimizer"

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from botocore.exceptions import ClientError
 
 from local.launcher import LocalAws
 
@@ -142,7 +144,14 @@ class Tenancy:
         return done.stdout.strip().splitlines()[-1]
 
     def _allow_subnets(self) -> tuple[str, ...]:
-        subnets = self.aws.client("ec2").describe_subnets()["Subnets"]
+        ec2 = self.aws.client("ec2")
+        subnets = ec2.describe_subnets()["Subnets"]
+        # As AWS makes a VPC's default group; the emulator's lets nobody in.
+        defaults = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": ["default"]}])
+        for group in defaults["SecurityGroups"]:
+            members: Any = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group["GroupId"]}]}
+            with suppress(ClientError):  # it is there since the last tenancy
+                ec2.authorize_security_group_ingress(GroupId=group["GroupId"], IpPermissions=[members])
         subnet_ids = tuple(sorted(subnet["SubnetId"] for subnet in subnets))
         self.allow(*subnet_ids)
         return subnet_ids

@@ -17,6 +17,7 @@ from spot_optimizer.domain import tokens
 from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
 from tests import builders
 from tests.api.conftest import CERTIFICATE, CLIENT, PRIMARY, STANDBY, Answered, Http, Registration
+from tests.fakes.rehearsal import PlayedRehearsal
 from tests.trained_models import a_trained_model
 
 INTRUDER = "globex"
@@ -29,6 +30,7 @@ NOW = datetime.now(UTC)
 SAMPLES: Mapping[str, Any] = {
     "client_id": "initech",
     "epoch": 1,
+    "exclude_zones": ["us-east-1f"],
     "instance_id": PRIMARY,
     "name": "somebody",
     "reason": "a test",
@@ -137,7 +139,8 @@ class Tenants:
 
 
 @pytest.fixture
-def tenants(http: Http, agent: Registration) -> Tenants:
+def tenants(http: Http, agent: Registration, monkeypatch: pytest.MonkeyPatch) -> Tenants:
+    monkeypatch.setattr(wiring, "rehearsing", lambda: PlayedRehearsal(http.context))
     http.call("POST", "/api/clients", {"client_id": INTRUDER, "name": "Globex"}, token=http.admin)
     issued = http.call("POST", f"/api/clients/{INTRUDER}/tokens", {}, token=http.admin).body
     acmes = http.call("POST", f"/api/clients/{CLIENT}/tokens", {}, token=http.admin).body

@@ -94,7 +94,7 @@ def test_only_agents_reports_the_collector_and_the_filling_write_prices(dev: Dep
     assert writing == ["PriceApi", "CollectPrices", "FillGapsRole"]
 
 
-@pytest.mark.parametrize("function", ["FleetApi", "ReportApi", "DoctorApi"])
+@pytest.mark.parametrize("function", ["ReportApi", "DoctorApi"])
 def test_what_only_looks_may_change_nothing(dev: Deployment, function: str) -> None:
     allowed = {
         action for action in actions(dev.statements(f"{function}Role")) if not action.startswith(("logs:", "xray:"))
