@@ -126,6 +126,7 @@ def test_a_primary_alone_is_told_to_serve_alone(agent: Registration) -> None:
             "switch_hysteresis": 0.05,
             "switches_per_day": 4,
             "maintenance_windows": [],
+            "usd_per_outage_second": 0.01,
         },
         "commands": [],
     }
@@ -270,6 +271,7 @@ def test_what_is_not_named_in_a_change_of_configuration_stays(http: Http, agent:
         "switch_hysteresis": 0.05,
         "switches_per_day": 4,
         "maintenance_windows": [],
+        "usd_per_outage_second": 0.01,
     }
     assert (changed.status, changed.body) == (200, expected)
     assert agent.call("GET", "/config", token=http.client_token).body == expected

@@ -163,3 +163,15 @@ def test_nothing_is_recommended_for_an_agent_that_is_lost(agent: Registration) -
 def test_a_bad_question_is_refused(http: Http, path: str, query: dict[str, str], status: int, problem: str) -> None:
     answer = http.call("GET", path, token=http.admin, query=query)
     assert (answer.status, answer.problem) == (status, problem)
+
+
+def test_what_a_second_of_outage_is_worth_is_the_operators_to_say(http: Http, agent: Registration) -> None:
+    assert recommended(agent)["failover"]["usd_per_outage_second"] == "0.01"
+    changed = agent.call("PATCH", "/config", {"usd_per_outage_second": 2.5}, token=http.admin)
+    assert (changed.status, changed.body["usd_per_outage_second"]) == (200, 2.5)
+    dear = recommended(agent)
+    assert dear["failover"]["usd_per_outage_second"] == "2.5"
+    assert float(dear["offers"][0]["expected_usd_per_hour"]) > float(dear["offers"][0]["usd_per_hour"])
+    for worth in (-1, 10_001, "much"):
+        refused = agent.call("PATCH", "/config", {"usd_per_outage_second": worth}, token=http.admin)
+        assert (refused.status, refused.body["field"]) == (422, "usd_per_outage_second")

@@ -38,6 +38,7 @@ CONFIGURATION = Shape(
         Column("hysteresis", "switch_hysteresis", share),
         Column("switches_per_day", "switches_per_day"),
         Column("maintenance_windows", "maintenance_windows"),
+        Column("outage_second", "usd_per_outage_second", usd),
     ),
 )
 
@@ -229,6 +230,12 @@ def set_config(
             show_default=False,
         ),
     ] = None,
+    usd_per_outage_second: Annotated[
+        float | None,
+        typer.Option(
+            "--usd-per-outage-second", help="What a second of waiting is worth to its users.", show_default=False
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Change an agent's configuration; what is not named stays. Emergencies go past every toggle."""
@@ -245,6 +252,7 @@ def set_config(
             switch_hysteresis=hysteresis,
             switches_per_day=switches_per_day,
             maintenance_windows=[] if windows == ["always"] else windows or None,
+            usd_per_outage_second=usd_per_outage_second,
         )
         if not changes:
             raise NotUnderstood("nothing is to be changed; expected at least one setting, such as --no-auto-switch")

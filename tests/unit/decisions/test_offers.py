@@ -81,7 +81,8 @@ def test_what_a_failover_costs_follows_from_what_the_agent_measured(
     gibibytes: int, rate: float | None, seconds: str
 ) -> None:
     beat = builders.a_heartbeat(state_bytes=gibibytes * 2**30, state_bytes_per_second=rate)
-    cost = offers.failover_cost(beat, StandbyPolicy.NEVER)
+    cost = offers.failover_cost(beat, StandbyPolicy.NEVER, usd_per_outage_second=Decimal("0.5"))
+    assert cost.usd_per_outage_second == Decimal("0.5")
     assert cost.overlap_seconds == Decimal("25.8") + Decimal(seconds)
     assert cost.unprepared_outage_seconds == cost.overlap_seconds + Decimal("1.16")
     assert cost.transfer_usd == (gibibytes * 2**30 * Decimal("0.02") / 10**9).quantize(Decimal("0.000001"))

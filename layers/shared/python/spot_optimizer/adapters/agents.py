@@ -72,6 +72,7 @@ class AgentRow(Model):
     quiet_seconds = NumberAttribute()
     paused_at = InstantAttribute(null=True)
     paused_because = UnicodeAttribute(null=True)
+    usd_per_outage_second = FloatAttribute()
     switch_minimum_saving = FloatAttribute()
     switch_dwell_seconds = NumberAttribute()
     switch_hysteresis = FloatAttribute()

@@ -205,6 +205,7 @@ class Configuration(Answer):
     switch_hysteresis: float
     switches_per_day: int
     maintenance_windows: tuple[str, ...]
+    usd_per_outage_second: float
 
     @classmethod
     def of(cls, agent: Agent) -> Configuration:
@@ -280,6 +281,15 @@ class ConfigurationRequest(Body):
     maintenance_windows: Annotated[
         tuple[WindowText, ...] | None,
         Field(max_length=14, description="When those may be made, in UTC; always, where there is none."),
+    ] = None
+    usd_per_outage_second: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=10_000,
+            allow_inf_nan=False,
+            description="What a second of waiting is worth in USD: decisions weigh failovers by it.",
+        ),
     ] = None
 
     @model_validator(mode="after")

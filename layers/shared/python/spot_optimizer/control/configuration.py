@@ -21,6 +21,7 @@ CHANGEABLE = (
     "switch_hysteresis",
     "switches_per_day",
     "maintenance_windows",
+    "usd_per_outage_second",
 )
 
 

@@ -17,7 +17,7 @@ from spot_optimizer.control.plane import Plane, active_replica
 from spot_optimizer.domain import offers, replicas, switching
 from spot_optimizer.domain.agents import Agent, Switch
 from spot_optimizer.domain.catalogue import Candidate
-from spot_optimizer.domain.decisions import OfferId, StandbyPolicy
+from spot_optimizer.domain.decisions import OfferId
 from spot_optimizer.domain.handover import switch_id_for
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
@@ -292,8 +292,7 @@ def _propose(plane: SwitchingPlane, agent: Agent, place: _Place, standby: Replic
         known, overlap = [one for one in known if one.pool.pool_id == standby.pool_id], timedelta(0)
     else:
         heartbeat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
-        cost = offers.failover_cost(heartbeat, StandbyPolicy.NEVER)
-        overlap = timedelta(seconds=float(cost.overlap_seconds))
+        overlap = offers.launch_and_sync(heartbeat)
     return switching.propose_by_price(place.current, place.usd_per_hour(place.current), known, overlap=overlap)
 
 

@@ -95,6 +95,7 @@ class Agent:
         switch_hysteresis: What coming back must save on top.
         switches_per_day: Moves for money within 24 hours.
         maintenance_windows: When those may be made; see `domain.maintenance`. Always, where there is none.
+        usd_per_outage_second: What a second in which clients wait is worth to whoever runs the workload.
     """
 
     agent_id: str
@@ -149,6 +150,7 @@ class Agent:
     switch_hysteresis: float = 0.05
     switches_per_day: int = 4
     maintenance_windows: tuple[str, ...] = ()
+    usd_per_outage_second: float = 0.01
 
     @property
     def pause(self) -> Pause | None:

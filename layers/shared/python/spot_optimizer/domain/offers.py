@@ -38,9 +38,6 @@ ASSUMED_BYTES_PER_SECOND = 100e6
 USD_PER_TRANSFERRED_BYTE = Decimal("0.02") / 10**9
 """Between zones, both directions together (https://aws.amazon.com/ec2/pricing/on-demand/#Data_Transfer)."""
 
-USD_PER_OUTAGE_SECOND = Decimal("0.01")
-"""What a second of waiting is worth until an operator says otherwise."""
-
 _CERTAIN = Decimal(1)
 
 
@@ -219,16 +216,21 @@ def situation(
         agent_id=agent.agent_id,
         current=current_offer(agent, promoted),
         since=agent.last_failover_at or agent.registered_at,
-        failover=failover_cost(heartbeat, rules.standby),
+        failover=failover_cost(
+            heartbeat, rules.standby, usd_per_outage_second=Decimal(str(agent.usd_per_outage_second))
+        ),
         standby_pool_id=None if standby is None else standby.pool_id or standby.requested_pool_id or "",
     )
 
 
-def failover_cost(heartbeat: Heartbeat | None, policy: StandbyPolicy) -> FailoverCost:
-    """What one failover costs, from what the primary measured of its state, and from what was measured of ours."""
+def failover_cost(
+    heartbeat: Heartbeat | None, policy: StandbyPolicy, *, usd_per_outage_second: Decimal
+) -> FailoverCost:
+    """What one failover costs: from what the primary measured of its state, what was measured of ours, and what the
+    operator says that waiting is worth.
+    """
     state_bytes = (heartbeat.state_bytes if heartbeat is not None else None) or 0
-    measured = heartbeat.state_bytes_per_second if heartbeat is not None else None
-    transfer_seconds = state_bytes / (measured or ASSUMED_BYTES_PER_SECOND)
+    transfer_seconds = _transfer_seconds(heartbeat)
     unprepared_seconds = unprepared_outage_seconds(
         policy,
         handover_seconds=HANDOVER_SECONDS,
@@ -239,7 +241,7 @@ def failover_cost(heartbeat: Heartbeat | None, policy: StandbyPolicy) -> Failove
     return FailoverCost(
         outage_seconds=_seconds(HANDOVER_SECONDS),
         unprepared_outage_seconds=_seconds(unprepared_seconds),
-        usd_per_outage_second=USD_PER_OUTAGE_SECOND,
+        usd_per_outage_second=usd_per_outage_second,
         overlap_seconds=_seconds(BOOT_SECONDS + transfer_seconds),
         transfer_usd=(state_bytes * USD_PER_TRANSFERRED_BYTE).quantize(Decimal("0.000001")),
     )
@@ -251,6 +253,17 @@ def _unknown_risk(now: datetime) -> Risk:
 
 def _seconds(seconds: float) -> Decimal:
     return Decimal(str(round(seconds, 3)))
+
+
+def launch_and_sync(heartbeat: Heartbeat | None) -> timedelta:
+    """How long a new instance takes until it holds the state; for so long two are paid."""
+    return timedelta(seconds=BOOT_SECONDS + _transfer_seconds(heartbeat))
+
+
+def _transfer_seconds(heartbeat: Heartbeat | None) -> float:
+    state_bytes = (heartbeat.state_bytes if heartbeat is not None else None) or 0
+    measured = heartbeat.state_bytes_per_second if heartbeat is not None else None
+    return state_bytes / (measured or ASSUMED_BYTES_PER_SECOND)
 
 
 def rules_of(agent: Agent) -> DecisionRules:
