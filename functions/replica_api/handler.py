@@ -155,10 +155,7 @@ def issue_switch_command(
     """
     tokens.require_role(api.caller, OperatorRole.OPERATOR)
     plane, by = wiring.switching_plane(), f"operator:{api.caller.token_id}"
-    if body.source == "engine":
-        issued = switching.issue_recommended(plane, agent_id, by=by)
-    else:
-        issued = switching.issue(plane, agent_id, body.wanted(by=by, key=idempotency_key))
+    issued = switching.issue(plane, agent_id, body.wanted(by=by, key=idempotency_key))
     signals.hand_over_if_asked(plane, agent_id, issued.replica.replica_id)
     return SwitchCommandAnswer.of(issued, look=wiring.workflows().prepare_replica_arn(issued.replica.replica_id))
 

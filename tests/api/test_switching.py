@@ -143,6 +143,15 @@ def test_the_same_idempotency_key_gives_the_same_switch(agent: Registration) -> 
     assert first.body["replica_id"] == again.body["replica_id"]
 
 
+def test_a_standby_is_asked_to_take_over_once_however_often_the_request_comes(agent: Registration) -> None:
+    an_active_replica(agent)
+    for _ in range(2):
+        answer = switch(agent, A_REASON, headers={"idempotency-key": "one"})
+        assert (answer.status, answer.body["replica_id"]) == (202, "rep-1")
+    another = switch(agent, {"reason": "another one"}, headers={"idempotency-key": "two"})
+    assert (another.status, another.problem) == (409, "SwitchInProgress")
+
+
 def test_the_engine_moves_a_workload_where_it_decided(agent: Registration) -> None:
     decide(agent, confidence_score=Decimal("0.9"))
     answer = switch(agent, {"source": "engine"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
@@ -376,7 +377,24 @@ def test_a_switch_that_the_next_one_ended_is_realised_up_to_there_and_a_failover
     assert first is not None
     assert (first.old_usd_per_hour, first.new_usd_per_hour) == (Decimal("0.04"), Decimal("0.096"))
     assert (first.realised_savings, first.realised_seconds) == (Decimal("-0.056"), 7200)
+    assert first.to_lifecycle == "on-demand"
     assert first.estimated_savings == Decimal("-0.056"), "a fallback to on-demand saves nothing"
+
+
+def test_a_failover_knows_its_prices_within_the_hour_and_what_it_came_to_only_later() -> None:
+    plane = SwitchingFakes(epoch=2)
+    plane.records.put(a_switch(to_lifecycle="spot"))
+    steps = [PriceChange(NOON - HOUR, Decimal("0.04"))]
+    plane.price_history = FakePriceHistory({HERE: steps, THERE: [replace(steps[0], usd_per_hour=Decimal("0.03"))]})
+    plane.now = NOON + HOUR
+    assert realising.realise(plane, plane)["realised"] == 0
+    switch = plane.records.switch(AGENT, "0000000002")
+    assert switch is not None
+    assert (switch.old_usd_per_hour, switch.new_usd_per_hour) == (Decimal("0.04"), Decimal("0.03"))
+    assert (switch.estimated_savings, switch.realised_savings) == (Decimal("0.01"), None)
+    asked = len(plane.price_history.asked)
+    realising.realise(plane, plane)
+    assert len(plane.price_history.asked) == asked, "what is known is not asked for again"
 
 
 def test_where_no_price_is_known_nothing_is_claimed() -> None:

@@ -39,7 +39,7 @@ class SwitchCommandRequest(Body):
     def wanted(self, *, by: str, key: str | None) -> Wanted:
         """In the domain's words."""
         return Wanted(
-            trigger=SignalType.OPERATOR,
+            trigger=SignalType.AUTO_SWITCH if self.source == "engine" else SignalType.OPERATOR,
             by=by,
             reason=self.reason.strip(),
             pool_id=self.pool_id,

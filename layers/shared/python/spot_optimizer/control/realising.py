@@ -6,6 +6,7 @@ Nothing waits for this, and nothing decides by it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
@@ -59,23 +60,18 @@ def realise(plane: SwitchingPlane, switches: Switches) -> dict[str, int]:
 
 
 def _realise(plane: SwitchingPlane, switch: Switch, *, now: datetime) -> bool:
-    until = switch.switched_at + REALISED_AFTER
+    since, until = switch.switched_at, switch.switched_at + REALISED_AFTER
     following = plane.records.switch(switch.agent_id, switch_id_for(switch.epoch + 1))
     if following is not None:
         until = min(until, following.switched_at)
-    if until > now or until - switch.switched_at < SHORTEST:
+    is_over = until <= now and until - since >= SHORTEST
+    if not is_over and None not in (switch.old_usd_per_hour, switch.new_usd_per_hour):
         return False
     before = plane.records.switch(switch.agent_id, switch_id_for(switch.epoch - 1))
-    bought = (before.to_lifecycle if before is not None else None) or Lifecycle.SPOT
-    old = _steps(plane, OfferId(switch.from_pool_id, Lifecycle(bought)), switch.switched_at, until)
-    new = _steps(
-        plane, OfferId(switch.to_pool_id, Lifecycle(switch.to_lifecycle or Lifecycle.SPOT)), switch.switched_at, until
-    )
-    values = _at_the_switch(switch, old, new)
-    averages = [savings.average_usd_per_hour(steps, since=switch.switched_at, until=until) for steps in (old, new)]
-    if averages[0] is not None and averages[1] is not None:
-        values["realised_savings"] = averages[0] - averages[1]
-        values["realised_seconds"] = int((until - switch.switched_at) / timedelta(seconds=1))
+    was_bought = (before.to_lifecycle if before is not None else None) or Lifecycle.SPOT
+    old = _steps(plane, OfferId(switch.from_pool_id, Lifecycle(was_bought)), since, until)
+    new = _steps(plane, OfferId(switch.to_pool_id, Lifecycle(switch.to_lifecycle or Lifecycle.SPOT)), since, until)
+    values = _at_the_switch(switch, old, new) | (_came_to(old, new, since, until) if is_over else {})
     if values:
         change = Change(
             Table.SWITCHES,
@@ -84,11 +80,19 @@ def _realise(plane: SwitchingPlane, switch: Switch, *, now: datetime) -> bool:
             only_if={"switch_id": Present(), "realised_savings": Missing()},
             put=values,
         )
-        try:
+        with suppress(ConditionFailed):
             plane.records.commit(Transaction("realise switch", (change,)))
-        except ConditionFailed:
-            return True
     return "realised_savings" in values
+
+
+def _came_to(
+    old: Sequence[PriceChange], new: Sequence[PriceChange], since: datetime, until: datetime
+) -> dict[str, Any]:
+    """What a switch saved; nothing where some price is not known."""
+    was, is_now = (savings.average_usd_per_hour(steps, since=since, until=until) for steps in (old, new))
+    if was is None or is_now is None:
+        return {}
+    return {"realised_savings": was - is_now, "realised_seconds": int((until - since) / timedelta(seconds=1))}
 
 
 def _at_the_switch(switch: Switch, old: Sequence[PriceChange], new: Sequence[PriceChange]) -> dict[str, Any]:

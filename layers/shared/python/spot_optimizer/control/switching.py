@@ -119,7 +119,8 @@ class _Place:
 
 
 def issue(plane: SwitchingPlane, agent_id: str, wanted: Wanted) -> Issued:
-    """Begin a switch that an operator asks for. It needs no toggle, and no saving.
+    """Begin a switch that an operator asks for, with no toggle and no saving; or, for `auto-switch`, the one that
+    is recommended now, if the agent's toggle and rules allow it.
 
     Raises:
         AgentUnknown: No such agent.
@@ -130,23 +131,18 @@ def issue(plane: SwitchingPlane, agent_id: str, wanted: Wanted) -> Issued:
         ReplicaAlreadyActive: A standby stands by elsewhere.
         InvalidRequest: The workload runs there already, or can not run there.
         NoPoolQualifies: Nothing is left.
+        ToggledOff: `auto_switch` is off.
+        SwitchHeld: The rules forbid what is recommended, or nothing is.
         Transient: What the pools are could not be found out; ask again.
     """
     agent = plane.records.agent(agent_id)
     _check_at_rest(plane, agent)
+    if wanted.trigger is SignalType.AUTO_SWITCH:
+        return _issue_recommended(plane, agent, by=wanted.by)
     return _begin(plane, agent, wanted, _place(plane, agent, excluded_zones=wanted.exclude_zones))
 
 
-def issue_recommended(plane: SwitchingPlane, agent_id: str, *, by: str) -> Issued:
-    """Begin the switch that is recommended now, if the agent's toggle and the rules allow it.
-
-    Raises:
-        ToggledOff: `auto_switch` is off.
-        SwitchHeld: The rules forbid it, or nothing is recommended.
-        AgentUnknown, AgentLost, Paused, HandoverInProgress, SwitchInProgress, Transient: As `issue`.
-    """
-    agent = plane.records.agent(agent_id)
-    _check_at_rest(plane, agent)
+def _issue_recommended(plane: SwitchingPlane, agent: Agent, *, by: str) -> Issued:
     active = active_replica(plane, agent)
     if active is not None and switching.is_under_way(agent, active, now=plane.clock()):
         raise _in_progress(active)
@@ -305,6 +301,8 @@ def _begin(plane: Plane, agent: Agent, wanted: Wanted, place: _Place) -> Issued:
             return Issued(replica=standby, current=place.current, considered=place.known)
         now = plane.clock()
         if standby is not None and switching.is_under_way(agent, standby, now=now):
+            if wanted.key and _is_what_was_asked(standby, wanted):
+                return Issued(replica=standby, current=place.current, considered=place.known)
             raise _in_progress(standby)
         switching.check_target(
             place.known,
@@ -356,6 +354,13 @@ def _asked(agent: Agent, replica: Replica, wanted: Wanted, place: _Place, *, now
         old_usd_per_hour=wanted.old_usd_per_hour or place.usd_per_hour(place.current),
         new_usd_per_hour=wanted.new_usd_per_hour or there,
     )
+
+
+def _is_what_was_asked(standby: Replica, wanted: Wanted) -> bool:
+    """Whether a switch to a standby that was there is the one that is asked for again."""
+    there = _offer_of(standby)
+    same_place = wanted.pool_id in (None, there.pool_id) and there.lifecycle is wanted.lifecycle
+    return same_place and (standby.switch_reason, standby.switch_explanation) == (wanted.trigger, wanted.reason)
 
 
 def _taken(standby: Replica, wanted: Wanted) -> Replica:
