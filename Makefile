@@ -80,7 +80,7 @@ bench-decide: setup ## Measure decisions for 10,000 agents x 50 pools; writes bu
 train: setup ## Train the risk model on recorded interruptions and judge it; writes build/model (SPOT_DATA_DIR=../shared/data)
 	@$(PYTHON) -m training
 
-walkthrough: setup ## Write what docs/spotctl.md shows
+walkthrough: setup ## Write what README.md and docs/spotctl.md show of spotctl
 	@WALKTHROUGH=write .venv/bin/pytest -q tests/cli/test_walkthrough.py -k page
 
 bench-fence: setup ## Measure how soon a workload whose lease has ended is dead (BUSY=4)

@@ -72,6 +72,30 @@ def test_every_call_is_one_that_the_api_describes(where: str, method: str, path:
     assert method in DESCRIBED["paths"].get(path, {}), f"{where} calls {method.upper()} {path}"
 
 
+#: Calls that agents alone make, and the description itself.
+NOBODYS_COMMANDS = (
+    "get /api/agents/{agent_id}/snapshots/latest",
+    "get /api/openapi.json",
+    "post /api/agents/register",
+    "post /api/agents/{agent_id}/commands/{command_id}/result",
+    "post /api/agents/{agent_id}/handovers/{handover_id}/abort",
+    "post /api/agents/{agent_id}/handovers/{handover_id}/commit",
+    "post /api/agents/{agent_id}/heartbeat",
+    "post /api/agents/{agent_id}/log-tail",
+    "post /api/agents/{agent_id}/pricing",
+    "post /api/agents/{agent_id}/replicas/{replica_id}/sync-status",
+    "post /api/agents/{agent_id}/replicas/{replica_id}/unready",
+    "post /api/agents/{agent_id}/snapshots",
+    "post /api/agents/{agent_id}/snapshots/{snapshot_id}/complete",
+)
+
+
+def test_every_call_of_the_api_has_a_command() -> None:
+    described = {f"{method} {path}" for path, methods in DESCRIBED["paths"].items() for method in methods}
+    called = {f"{method} {path}" for _, method, path in CALLS}
+    assert described - called == set(NOBODYS_COMMANDS)
+
+
 @pytest.mark.parametrize(("name", "shape"), SHAPES, ids=[shape[0] for shape in SHAPES])
 def test_every_field_that_is_shown_is_one_that_the_api_answers(name: str, shape: Shape) -> None:
     schema = DESCRIBED["components"]["schemas"][shape.schema]

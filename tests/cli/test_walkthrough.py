@@ -1,7 +1,8 @@
-"""docs/spotctl.md shows what the commands print; and what prices look like."""
+"""README.md and docs/spotctl.md show what the commands print; and what prices look like."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -23,7 +24,10 @@ from tests.cli.conftest import Spotctl
 from tests.cli.served import ServedApi, serve
 from tests.fakes.rehearsal import PlayedRehearsal
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "spotctl.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {ROOT / "README.md": 2, ROOT / "docs" / "spotctl.md": 15}
+"""Each with how many blocks it has at least."""
+
 WRITE = "WALKTHROUGH"
 """In the environment: write the page anew instead of comparing. `make walkthrough` sets it."""
 
@@ -102,10 +106,11 @@ def run(block: str, spotctl: Spotctl, api: ServedApi, token: str) -> str:
     return "\n".join(filter(None, lines)) + "\n"
 
 
-def test_the_page_shows_what_the_commands_print(operator: Spotctl, demo: ServedApi, deployed: Http) -> None:
-    written = PAGE.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_page_shows_what_the_commands_print(operator: Spotctl, demo: ServedApi, deployed: Http, page: Path) -> None:
+    written = page.read_text()
     blocks = _BLOCK.findall(written)
-    assert len(blocks) > 10
+    assert len(blocks) >= PAGES[page]
     for block in blocks:
         printed = run(block, operator, demo, deployed.admin)
         if same(printed) == same(block):
@@ -113,9 +118,36 @@ def test_the_page_shows_what_the_commands_print(operator: Spotctl, demo: ServedA
         if os.environ.get(WRITE):
             written = written.replace(f"```console\n{block}```", f"```console\n{printed}```", 1)
         else:
-            assert same(printed) == same(block), "docs/spotctl.md differs; run `make walkthrough` and read what changed"
+            assert same(printed) == same(block), f"{page.name} differs; run `make walkthrough` and read what changed"
     if os.environ.get(WRITE):
-        PAGE.write_text(written)
+        page.write_text(written)
+
+
+# --- reports and examinations
+
+
+def test_a_missed_target_ends_a_check_with_its_status(operator: Spotctl) -> None:
+    well = ("metrics", "--agent", "agt-demo-orders", "--from", "2026-03-07T12:00", "--to", "2026-03-08T12:00")
+    assert operator(*well, "--check").status == 0
+    unseen = ("metrics", "--agent", "agt-demo-ledger", "--from", "2026-03-07T12:00", "--to", "2026-03-08T12:00")
+    missed = operator(*unseen, "--check")
+    assert missed.status == ExitCode.UNFINISHED
+    assert "uptime is 0.000 %, expected 99.9 %" in missed.err
+    assert operator(*unseen).status == 0
+
+
+def test_the_json_of_a_bad_examination_is_whole_and_its_status_says_so(operator: Spotctl) -> None:
+    ended = operator("doctor", "agt-demo-reports", "--json")
+    assert ended.status == ExitCode.UNFINISHED
+    assert json.loads(ended.out)["outcome"] == "failed"
+    assert json.loads(ended.err)["exit_code"] == ExitCode.UNFINISHED
+
+
+def test_savings_of_every_page_are_listed(operator: Spotctl, demo: ServedApi) -> None:
+    period = ("--from", "2026-03-07T13:00", "--to", "2026-03-08T12:00")
+    assert len(operator("savings", *period, "--json").document) == 4
+    assert demo.asked[-1].query["limit"] == "10"
+    assert len(operator("savings", *period, "--limit", "1", "--json").document) == 1
 
 
 # --- prices

@@ -53,3 +53,9 @@ def resume(agent_id: OneAgent = None, as_json: AsJson = False) -> None:
         else:
             answer = session.api.post("/api/agents/{agent_id}/resume", agent_id=agent_id)
         session.screen.show(PAUSE, answer)
+
+
+def paused(as_json: AsJson = False) -> None:
+    """Tell whether everything is paused, since when, and why. Agents that are paused themselves say so when shown."""
+    with begin(as_json=as_json) as session:
+        session.screen.show(PAUSE, session.api.get("/api/pause"))
