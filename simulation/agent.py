@@ -224,7 +224,7 @@ class AgentProcess:
             return
         self.world.cover_event(before, event)
         self.state, actions = decide(before, event, self.machine.boot_clock)
-        self.world.invariants.check_decision(self.instance_id, event, self.state, actions)
+        self.world.invariants.check_decision(self.instance_id, before, event, self.state, actions)
         if type(before) is not type(self.state):
             self.kernel.tell(self.instance_id, "becomes %s at epoch %s", role_of(self.state), self.state.epoch)
         for action in actions:

@@ -276,17 +276,28 @@ def operator_creates_replica(plane: Plane, agent_id: str, *, purpose: str | None
     )
 
 
-def operator_pauses(plane: Plane, agent_id: str) -> None:
-    pausing.pause_agent(plane, agent_id, reason="an operator asked")
+def operator_pauses(plane: Plane, agent_id: str, *, everything: bool) -> None:
+    if everything:
+        pausing.pause_all(plane, reason="an operator asked")
+    else:
+        pausing.pause_agent(plane, agent_id, reason="an operator asked")
 
 
-def operator_resumes(plane: Plane, agent_id: str) -> None:
-    pausing.resume_agent(plane, agent_id)
+def operator_resumes(plane: Plane, agent_id: str, *, everything: bool) -> None:
+    if everything:
+        pausing.resume_all(plane)
+    else:
+        pausing.resume_agent(plane, agent_id)
 
 
 def operator_promotes(plane: Plane, agent_id: str, *, demote_old_primary: bool) -> None:
-    """Whether there is a standby that is ready is left for the failover to find out."""
+    """Promote the active replica; if there is none, as when it is gone by the time that the request comes through."""
     agent = plane.records.agent(agent_id)
+    if agent.active_replica_id is not None:
+        emergencies.plan_handover(
+            plane, agent_id, agent.active_replica_id, reason="operator", demote_old_primary=demote_old_primary
+        )
+        return
     wish = Signal(
         instance_id=agent.primary_instance_id,
         type=SignalType.OPERATOR,

@@ -102,9 +102,9 @@ class Ec2:
         instance.user_data, instance.tags = user_data, dict(tags)
         self._by_client_token[client_token] = instance_id
         self.kernel.tell("ec2", "launches %s in %s (%s)", instance_id, pool_id, target.lifecycle)
-        until_running = self.kernel.between(4.0, 20.0)
+        until_running = self.kernel.between(5.0, 20.0)
         self.kernel.after(until_running, self._enter, instance, "running")
-        self.kernel.after(until_running + self.kernel.between(10.0, 38.0), self._boot, instance)
+        self.kernel.after(until_running + self.kernel.between(15.0, 40.0), self._boot, instance)
         return instance_id
 
     def terminate(self, instance_id: str) -> None:
@@ -201,8 +201,6 @@ class Ec2:
     def _die(self, instance: Ec2Instance) -> None:
         if instance.machine.alive:
             instance.machine.die()
-            for allocation_id in [key for key, held in self.addresses.items() if held == instance.machine.instance_id]:
-                self.associate(allocation_id, None)
             self.on_death(instance.machine)
 
     def _enter(self, instance: Ec2Instance, state: str) -> None:
@@ -211,6 +209,8 @@ class Ec2:
             return
         if state == "terminated":
             self._die(instance)
+            for allocation_id in [key for key, held in self.addresses.items() if held == instance.machine.instance_id]:
+                self.associate(allocation_id, None)
         instance.states.append((self.kernel.now, state))
         self.kernel.tell("ec2", "%s is %s", instance.machine.instance_id, state)
         if state != "pending":

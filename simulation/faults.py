@@ -61,6 +61,7 @@ class Plan:
         with_standby: A standby has joined and syncs when the run begins.
         calm_at: From here on nothing goes wrong any more.
         fair: Nothing goes wrong but one interruption: the promised times are held to the letter.
+        sweeps_orphans: The sweep for orphans runs, too.
     """
 
     seed: int
@@ -68,6 +69,7 @@ class Plan:
     faults: tuple[Fault, ...]
     calm_at: float
     fair: bool = False
+    sweeps_orphans: bool = False
 
 
 class Weather:
@@ -540,11 +542,12 @@ def _progress_held_beyond_the_next(chance: Random, seed: int) -> Plan:
 
 
 def _two_pause(chance: Random, seed: int) -> Plan:
-    """Two operators pause the agent at once."""
+    """Two operators pause the agent, or everything, at once."""
     at = chance.uniform(3.0, 8.0)
+    what = chance.choice(("", "all"))
     faults = (
-        Fault("operator-pause", at, "", chance.uniform(10.0, 30.0)),
-        Fault("operator-pause", at + chance.uniform(0.0, 5.0), "", chance.uniform(5.0, 20.0)),
+        Fault("operator-pause", at, what, chance.uniform(10.0, 30.0)),
+        Fault("operator-pause", at + chance.uniform(0.0, 5.0), what, chance.uniform(5.0, 20.0)),
         Fault("notice", at + 8.0, "primary"),
     )
     return Plan(seed, True, faults, at + 20.0)
@@ -817,6 +820,20 @@ def _token_held_beyond_its_execution(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 20.0)
 
 
+def _launch_never_answered(chance: Random, seed: int) -> Plan:
+    """EC2 launches and does not answer for so long that the preparation gives up: no row knows of what runs."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (Fault("operator-create", at), Fault("unknown", at, "launch", 900.0))
+    return Plan(seed, False, faults, at + 905.0, sweeps_orphans=True)
+
+
+def _launched_after_an_interruption(chance: Random, seed: int) -> Plan:
+    """The cheapest pool has interrupted us two minutes ago."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (Fault("notice", at, "primary"), Fault("operator-create", at + chance.uniform(125.0, 140.0)))
+    return Plan(seed, True, faults, at + 145.0)
+
+
 def _opened_again_beyond_the_epoch(chance: Random, seed: int) -> Plan:
     """The task dies as its write comes through; when it is run again, the next epoch has been claimed."""
     at = chance.uniform(8.0, 12.0)
@@ -930,6 +947,8 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     78: _two_sweep,
     82: _switched,
     83: _switched,
+    80: _launch_never_answered,
+    81: _launched_after_an_interruption,
     84: _opened_again_beyond_the_epoch,
     86: _switch_aborted,
     88: _traffic_taken_back_for_good,
@@ -1072,6 +1091,8 @@ def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one 
                     ("standby", "control-plane"),
                     ("control-plane", "primary"),
                     ("control-plane", "standby"),
+                    ("old", "control-plane"),
+                    ("control-plane", "old"),
                 )
             )
             kind = chance.choice(("partition", "partition", "one-way"))
@@ -1093,7 +1114,7 @@ def _draw_fault(chance: Random, *, around: float) -> Fault:  # noqa: C901 - one 
         case "wall-jump":
             return Fault(sort, at, chance.choice((who, "control-plane")))
         case "operator-pause":
-            return Fault(sort, at, "", chance.uniform(1.0, 60.0))
+            return Fault(sort, at, chance.choice(("", "all")), chance.uniform(1.0, 60.0))
         case "operator":
             return Fault(chance.choice(("operator-promote", "operator-create", "operator-terminate")), at)
         case "interruption":

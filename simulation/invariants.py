@@ -17,8 +17,10 @@ from spot_optimizer.domain import switching
 from spot_optimizer.domain.agents import HandoverState, InstanceRole
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.lease import CLOCK_DRIFT, LEASE_SECONDS
-from spot_optimizer.domain.primary import LAG_GRACE_SECONDS
-from spot_optimizer.domain.protocol import Action, EpochOver, Event, ReportReady
+from spot_optimizer.domain.pauses import ALL
+from spot_optimizer.domain.pools import Lifecycle
+from spot_optimizer.domain.primary import LAG_GRACE_SECONDS, Primary
+from spot_optimizer.domain.protocol import Action, EpochOver, Event, ReportReady, Stop
 from spot_optimizer.domain.replicas import Replica, ReplicaState
 from spot_optimizer.domain.writes import Table, Transaction
 
@@ -34,6 +36,9 @@ LONGEST_LEASE_SECONDS = LEASE_SECONDS / (1 - CLOCK_DRIFT)
 ORPHAN_GRACE_SECONDS = 25.0
 MOST_SWEPT = 2
 """What one sweep for orphans may end of a fleet as small as this."""
+KNOWN_SECONDS = 120.0
+"""What is on record for so long, every selection of a pool takes into account; one may have been made a while ago."""
+
 UNNOTICED_SECONDS = 90.0
 """A primary that has died is heard of no more within 15 s; a function that has heard it before may act for 60 s yet."""
 
@@ -75,7 +80,9 @@ class Invariants:
 
     # --- the world ---
 
-    def check_decision(self, instance_id: str, event: Event, after: State, actions: tuple[Action, ...]) -> None:
+    def check_decision(
+        self, instance_id: str, before: State, event: Event, after: State, actions: tuple[Action, ...]
+    ) -> None:
         """What an agent decides keeps to the rules that no later step would show.
 
         Whoever finds a stale epoch stops; a standby is reported ready only under a lease that it has granted, and only
@@ -89,6 +96,13 @@ class Invariants:
                 instance_id,
                 after.epoch,
                 event.current_epoch,
+            )
+            stops = any(isinstance(action, Stop) for action in actions)
+            demand(
+                stops or not isinstance(before, Primary) or event.current_epoch <= before.epoch,
+                "whoever finds a stale epoch stops",
+                "%s does not stop its workload",
+                instance_id,
             )
         for action in actions:
             if isinstance(action, ReportReady):
@@ -195,9 +209,13 @@ class Invariants:
     def _check_swept(self, instance: Ec2Instance) -> None:
         """A sweep ends what has been nobody's for the grace and is not taken back anyway; never many things at once."""
         world, instance_id = self._world, instance.machine.instance_id
-        demand(instance_id in world.strays, "only orphans are swept", "%s is somebody's", instance_id)
-        waited = world.kernel.now - world.strays[instance_id]
-        demand(waited >= ORPHAN_GRACE_SECONDS, "a sweep waits", "%s is nobody's for %.1f s", instance_id, waited)
+        since = world.nobodys_since(instance)
+        if since is None:
+            raise Violation("only orphans are swept", f"{instance_id} is somebody's")
+        waited = world.kernel.now - since
+        # The grace is counted by the control plane's clock, which may have been set meanwhile.
+        waits = waited >= ORPHAN_GRACE_SECONDS or world.plane.clock_error != 0.0
+        demand(waits, "a sweep waits", "%s is nobody's for %.1f s", instance_id, waited)
         since_notice = 0.0 if instance.going_at is None else world.kernel.now - (instance.going_at - NOTICE_SECONDS)
         # The call that ends it may be slow on its way.
         demand(since_notice < 10.0, "a sweep leaves to AWS what AWS takes", "%s is noticed", instance_id)
@@ -234,6 +252,15 @@ class Invariants:
 
     @staticmethod
     def _check_report(transaction: Transaction, written: RowWritten) -> None:
+        if written.key == (ALL,):
+            paused_at = (written.before or {}).get("paused_at")
+            demand(
+                transaction.name != "pause all" or paused_at is None,
+                "the first pause stands",
+                "all is paused since %s",
+                paused_at,
+            )
+            return
         before = (written.before or {}).get("sweep_number", 0)
         grows = written.after["sweep_number"] - before
         demand(
@@ -521,6 +548,8 @@ class Invariants:
             done,
             did,
         )
+        if name == "begin launch" and after["lifecycle"] == Lifecycle.SPOT:
+            self._check_pool(before, after["pool_id"])
         held = before.get("instance_id")
         demand(
             held is None or after.get("instance_id") == held,
@@ -535,6 +564,24 @@ class Invariants:
             demand(
                 all(before.get(x) == after.get(x) for x in ended), "an ended replica is over", "'%s' changes it", name
             )
+
+    def _check_pool(self, before: Row, pool_id: str) -> None:
+        """On spot a standby never goes to its primary's pool, nor to one that interrupted us while another is left."""
+        world = self._world
+        agent = world.tables.agent(before["agent_id"])
+        demand(
+            pool_id != agent.primary_pool_id,
+            "a standby shares no pool with its primary",
+            "%s is launched in %s",
+            before["replica_id"],
+            pool_id,
+        )
+        cooling = world.plane.fleet.interrupted(before=world.kernel.now - KNOWN_SECONDS)
+        if pool_id not in cooling or world.is_troubled or world.plane.clock_error != 0.0:
+            return
+        tried = {attempt["pool_id"] for attempt in before["attempts"]} | cooling | {agent.primary_pool_id}
+        left = {f"{zone}.{kind}" for zone in world.ec2.zones for kind in agent.instance_types} - tried
+        demand(not left, "a pool in cooldown comes last", "%s is tried before %s", pool_id, sorted(left))
 
     def _check_ended(self, name: str, row: Row, now: str) -> None:
         """A replica fails for good reason, and is let go of only while nobody can know that it is needed."""

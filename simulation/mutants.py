@@ -22,6 +22,7 @@ from spot_optimizer.domain import former_primaries, lease, orphans, pools, prima
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
     AnswerLease,
+    Commit,
     Event,
     LeaseAnswered,
     LeaseAsked,
@@ -99,6 +100,23 @@ def _shipping_before_frozen(state: Primary, event: Event, now: float) -> Any:
     return following, actions
 
 
+def _promoting_before_committed(state: Standby, event: Event, now: float) -> Any:
+    """Takes an open handover for the final generation."""
+    following, actions = _DECIDE_STANDBY(state, event, now)
+    if isinstance(following, Standby) and following.final_for is None and following.generation:
+        handover = following.handover
+        if handover is not None and handover.state == "open" and handover.replica_id == following.replica_id:
+            following = replace(following, final_for=handover.handover_id)
+    return following, actions
+
+
+def _starting_before_promoted(state: Standby, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_STANDBY(state, event, now)
+    if isinstance(following, Standby) and any(isinstance(action, Commit) for action in actions):
+        return following, (*actions, Start(state.epoch + 1, restore=True))
+    return following, actions
+
+
 def _without_fence(state: Primary, event: Event, now: float) -> Any:
     following, actions = _DECIDE_PRIMARY(state, event, now)
     return following, tuple(action for action in actions if not isinstance(action, SetFence))
@@ -157,6 +175,12 @@ def _counting_from_the_answer(state: Primary, event: Event, now: float) -> Any:
     if isinstance(event, LeaseAnswered):
         event = replace(event, asked_at=now)
     return _DECIDE_PRIMARY(state, event, now)
+
+
+def _without_cooldown(*arguments: Any, **options: Any) -> Any:
+    return _LAUNCH_ORDER(
+        *arguments, **(options | {"cooling_pool_ids": (), "struck_pool_ids": (), "interruptions": None})
+    )
 
 
 def _any_pool(*arguments: Any, **options: Any) -> Any:
@@ -240,7 +264,16 @@ RULES: dict[str, Patch] = {
     "the order: the final generation is taken before the freeze": lambda: patch.object(
         primary, "decide", _shipping_before_frozen
     ),
+    "the order: the standby promotes before the final generation is committed": lambda: patch.object(
+        standby, "decide", _promoting_before_committed
+    ),
+    "the order: the standby starts before it is promoted": lambda: patch.object(
+        standby, "decide", _starting_before_promoted
+    ),
     "the pool rule: a standby may share its primary's pool": lambda: patch.object(pools, "launch_order", _any_pool),
+    "the pool rule: no cooldown for pools that interrupted us": lambda: patch.object(
+        pools, "launch_order", _without_cooldown
+    ),
     "proof of death: `shutting-down` is taken for death": _patch_dead_states,
     "the sweep: nothing compares an address with its row": lambda: patch.object(
         signals, "_astray", lambda _plane, _agents: frozenset()

@@ -18,7 +18,7 @@ from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.replicas import AGENT_TAG, REPLICA_TAG, Replica
 from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.domain.stored_decisions import StoredDecision
-from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.domain.writes import Table, Transaction
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, OutcomeUnknown, Throttled
 from spot_optimizer.ports import Launched, TrafficPath
 
@@ -173,11 +173,22 @@ class SimulatedFleet:
         self._tables = tables
         self._kernel = calls.kernel
         self._listed: list[tuple[float, Agent]] = []
+        self._interruptions: dict[tuple[str, ...], float] = {}
 
     def note_agent(self, agent: Agent) -> None:
         """Keep what the index will show some time later."""
         self._listed.append((self._kernel.now, agent))
         del self._listed[:-40]
+
+    def note_interruption(self, key: tuple[str, ...]) -> None:
+        """As well, for a record that was written for the first time."""
+        self._interruptions.setdefault(key, self._kernel.now)
+
+    def interrupted(self, *, before: float) -> frozenset[str]:
+        """Pools that are known to have interrupted us, at least since then."""
+        listed = frozenset(key for key, at in self._interruptions.items() if at <= before)
+        rows = self._tables.rows[Table.INTERRUPTIONS]
+        return frozenset(rows[key]["pool_id"] for key in listed if rows[key]["signal_type"] in INTERRUPTING)
 
     def agents_with_primary(self) -> tuple[Agent, ...]:
         def read() -> tuple[Agent, ...]:
@@ -195,10 +206,12 @@ class SimulatedFleet:
     def interruptions_of_pools(
         self, pool_ids: Collection[str], since: datetime, *, signal_types: Collection[str] = INTERRUPTING
     ) -> Mapping[str, tuple[datetime, ...]]:
-        times: Mapping[str, tuple[datetime, ...]] = self._calls.read(
-            "interruptions_of_pools",
-            lambda: self._tables.interruptions_of_pools(frozenset(pool_ids), since, signal_types),
-        )
+        def read() -> Mapping[str, tuple[datetime, ...]]:
+            seen_at = self._kernel.now - self._kernel.soon(0.5)
+            listed = frozenset(key for key, at in self._interruptions.items() if at <= seen_at)
+            return self._tables.interruptions_of_pools(frozenset(pool_ids), since, signal_types, listed)
+
+        times: Mapping[str, tuple[datetime, ...]] = self._calls.read("interruptions_of_pools", read)
         return times
 
 

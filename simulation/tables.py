@@ -121,11 +121,17 @@ class Tables:
         return switch
 
     def interruptions_of_pools(
-        self, pool_ids: frozenset[str], since: datetime, signal_types: Collection[str]
+        self,
+        pool_ids: frozenset[str],
+        since: datetime,
+        signal_types: Collection[str],
+        listed: frozenset[tuple[str, ...]],
     ) -> dict[str, tuple[datetime, ...]]:
+        """As the port has it, of the records whose keys the index shows."""
         found: dict[str, tuple[datetime, ...]] = {}
-        for row in self.rows[Table.INTERRUPTIONS].values():
-            if row["pool_id"] in pool_ids and row["detected_at"] >= since and row["signal_type"] in signal_types:
+        for key, row in self.rows[Table.INTERRUPTIONS].items():
+            meant = row["pool_id"] in pool_ids and row["signal_type"] in signal_types and key in listed
+            if meant and row["detected_at"] >= since:
                 found[row["pool_id"]] = (*found.get(row["pool_id"], ()), row["detected_at"])
         return found
 
