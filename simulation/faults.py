@@ -62,6 +62,7 @@ class Plan:
         calm_at: From here on nothing goes wrong any more.
         fair: Nothing goes wrong but one interruption: the promised times are held to the letter.
         sweeps_orphans: The sweep for orphans runs, too.
+        busy_steps: After so many the run is left in peace early, so that it can come to rest within its steps.
     """
 
     seed: int
@@ -70,6 +71,7 @@ class Plan:
     calm_at: float
     fair: bool = False
     sweeps_orphans: bool = False
+    busy_steps: int = 1200
 
 
 class Weather:
@@ -436,9 +438,9 @@ def _abort_held_beyond_a_handover(chance: Random, seed: int) -> Plan:
 def _fall_back_held(chance: Random, seed: int) -> Plan:
     """There is no way but back; at that moment an operator creates a replica, or stops the execution and asks anew."""
     at = chance.uniform(9.0, 11.0)
-    faults = [Fault("operator-promote", at), Fault("death", at + chance.uniform(2.5, 5.0), "primary")]
+    faults = [Fault("operator-promote", at), Fault("death", at + chance.uniform(5.5, 8.0), "primary")]
     if chance.random() < 0.6:
-        faults.append(_held("fall back", chance.uniform(0.2, 0.9), "retake"))
+        faults += [_held("fall back", chance.uniform(0.4, 1.5), "retake"), _held("fall back", 4.0)]
         return Plan(seed, True, tuple(faults), at + 75.0)
     faults.append(_held("fall back", chance.uniform(0.03, 0.4), "operator-create"))
     if chance.random() < 0.6:
@@ -567,7 +569,7 @@ def _release_held_beyond_a_claim(chance: Random, seed: int) -> Plan:
     """
     is_second_epoch = seed % 200 >= 100
     at = 9.0 if is_second_epoch else 1.0
-    released_at = at + chance.uniform(44.0, 58.0)
+    released_at = at + chance.uniform(46.0, 64.0)
     faults = (
         Fault("operator-promote", at),
         Fault("rebalance", at + 3.0, "primary"),
@@ -578,7 +580,7 @@ def _release_held_beyond_a_claim(chance: Random, seed: int) -> Plan:
         Fault("lose", released_at, "silent", 40.0),
         Fault("strike-kill", released_at, "SelectStandby:"),
     )
-    return Plan(seed, is_second_epoch, faults, released_at + 70.0)
+    return Plan(seed, is_second_epoch, faults, released_at + 70.0, busy_steps=1700)
 
 
 def _decline_held_beyond_its_handover(chance: Random, seed: int) -> Plan:
@@ -834,6 +836,53 @@ def _launched_after_an_interruption(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 145.0)
 
 
+def _begun_beyond_the_epoch(chance: Random, seed: int) -> Plan:
+    """A second attempt is slow to begin, while the first one's handover goes through and the next notice comes."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        _held("store task token", 0.05, "retake"),
+        Fault("strike-pause", 0.0, "RecordInterruption:agent", chance.uniform(5.0, 9.5), nth=2),
+        Fault("notice", at + chance.uniform(1.5, 4.0), "primary"),
+    )
+    return Plan(seed, True, faults, at + 25.0)
+
+
+def _failure_not_told(chance: Random, seed: int) -> Plan:
+    """A failover fails, and dies as it writes that down."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (Fault("operator-promote", at), Fault("strike-kill", 0.0, "RecordFailure:"))
+    return Plan(seed, False, faults, at + 10.0)
+
+
+def _two_join(chance: Random, seed: int) -> Plan:
+    """A request to join comes through twice."""
+    at = chance.uniform(2.0, 6.0)
+    faults = (Fault("operator-create", at), _held("join", chance.uniform(0.3, 3.0), "twin"))
+    return Plan(seed, False, faults, at + 75.0)
+
+
+def _withdrawal_held_beyond_the_end(chance: Random, seed: int) -> Plan:
+    """An operator lets go of a standby whose readiness is being taken back."""
+    at = chance.uniform(7.0, 10.0)
+    faults = (
+        Fault("lose", at, "lease answer", 6.0),
+        Fault("strike-pause", at, "*:commit report unready", chance.uniform(1.0, 5.0), rival="operator-terminate"),
+    )
+    return Plan(seed, True, faults, at + 20.0)
+
+
+def _token_held_beyond_the_epoch(chance: Random, seed: int) -> Plan:
+    """One copy of a task leaves its token after the other's has been used, and the next epoch has been claimed."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        _held("store task token", chance.uniform(5.0, 9.0), "twin"),
+        Fault("notice", at + chance.uniform(2.0, 4.5), "primary"),
+    )
+    return Plan(seed, True, faults, at + 30.0)
+
+
 def _opened_again_beyond_the_epoch(chance: Random, seed: int) -> Plan:
     """The task dies as its write comes through; when it is run again, the next epoch has been claimed."""
     at = chance.uniform(8.0, 12.0)
@@ -945,15 +994,20 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     76: _token_held_beyond_its_execution,
     77: _orphans_amid_trouble,
     78: _two_sweep,
-    82: _switched,
-    83: _switched,
     80: _launch_never_answered,
     81: _launched_after_an_interruption,
+    82: _switched,
+    83: _switched,
     84: _opened_again_beyond_the_epoch,
+    85: _begun_beyond_the_epoch,
     86: _switch_aborted,
+    87: _two_join,
     88: _traffic_taken_back_for_good,
+    89: _withdrawal_held_beyond_the_end,
     90: _switch_held,
+    91: _failure_not_told,
     92: _traffic_held_beyond_the_next,
+    93: _token_held_beyond_the_epoch,
     96: _traffic_held_beyond_the_next,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read

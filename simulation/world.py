@@ -43,7 +43,6 @@ ORPHAN_GRACE = timedelta(seconds=ORPHAN_GRACE_SECONDS)
 ORPHANS_SWEPT_EVERY_SECONDS = 20.0
 
 MOST_STEPS = 3000
-CALM_AFTER_STEPS = 1200
 PROMISED_REST_SECONDS = 600.0
 """So long after the last fault everything must be in order again: sweeps, boots and syncs included."""
 
@@ -263,8 +262,7 @@ class World:
             self.kernel.after(self.kernel.between(5.0, 60.0), self._sweep)
             if self.plan.sweeps_orphans or any(fault.kind in ORPHANS for fault in self.plan.faults):
                 self.kernel.after(self.kernel.between(1.0, ORPHANS_SWEPT_EVERY_SECONDS), self._sweep_orphans)
-            # A run that has been busy all along is left in peace early, so that it can come to rest within its steps.
-            self.kernel.run(self.plan.calm_at, stop=lambda: self.kernel.steps > CALM_AFTER_STEPS)
+            self.kernel.run(self.plan.calm_at, stop=lambda: self.kernel.steps > self.plan.busy_steps)
             self._begin_calm()
             if not self.kernel.run(self.kernel.now + PROMISED_REST_SECONDS, stop=self._is_settled):
                 raise Violation("everything comes to rest", "; ".join(self.unsettled()))
