@@ -855,10 +855,24 @@ def _failure_not_told(chance: Random, seed: int) -> Plan:
     return Plan(seed, False, faults, at + 10.0)
 
 
+def _promotion_held_beyond_a_restart(chance: Random, seed: int) -> Plan:
+    """A standby forgets that it asked, while its primary, awake again, can not take readiness back."""
+    at = chance.uniform(8.0, 11.0)
+    faults = (
+        Fault("pause-agent", at, "primary", chance.uniform(4.2, 6.0)),
+        Fault("lose", at + 2.0, "unready", 30.0),
+        Fault("lose", at + 3.5, "answer to heartbeat@primary", 12.0),
+        _held("promote", chance.uniform(3.0, 9.0)),
+        Fault("strike-kill", 0.0, "agent:Commit!", chance.uniform(0.1, 0.5)),
+    )
+    return Plan(seed, True, faults, at + 35.0)
+
+
 def _two_join(chance: Random, seed: int) -> Plan:
-    """A request to join comes through twice."""
+    """A request to join comes through twice, or after an operator has ended the replica."""
     at = chance.uniform(2.0, 6.0)
-    faults = (Fault("operator-create", at), _held("join", chance.uniform(0.3, 3.0), "twin"))
+    rival = chance.choice(("twin", "operator-terminate"))
+    faults = (Fault("operator-create", at), _held("join", chance.uniform(0.3, 3.0), rival))
     return Plan(seed, False, faults, at + 75.0)
 
 
@@ -1008,6 +1022,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     91: _failure_not_told,
     92: _traffic_held_beyond_the_next,
     93: _token_held_beyond_the_epoch,
+    94: _promotion_held_beyond_a_restart,
     96: _traffic_held_beyond_the_next,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
