@@ -964,6 +964,13 @@ def _switch_held(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 30.0)
 
 
+def _restore_refused(chance: Random, seed: int) -> Plan:
+    """What lies in S3 can not be used for a while: a standby comes, tries, and declines."""
+    at = chance.uniform(14.0, 18.0)
+    faults = (Fault("shut-down", at, "primary"), Fault("fail", at, "restorable", chance.uniform(110.0, 170.0)))
+    return Plan(seed, False, faults, at + 230.0)
+
+
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     3: _opening_held_beyond_readiness,
@@ -1024,6 +1031,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     93: _token_held_beyond_the_epoch,
     94: _promotion_held_beyond_a_restart,
     96: _traffic_held_beyond_the_next,
+    95: _restore_refused,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
 for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent

@@ -18,7 +18,7 @@ from simulation.faults import draw_plan
 from simulation.tables import EVERY, ConditionName
 from simulation.world import TOO_LONG, World
 from spot_optimizer.control import failover, replication, signals
-from spot_optimizer.domain import former_primaries, lease, orphans, pools, primary, standby
+from spot_optimizer.domain import former_primaries, handover, lease, orphans, pools, primary, standby
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
     AnswerLease,
@@ -307,6 +307,7 @@ _JUDGE = orphans.judge
 _PLAN_SWEEP = orphans.plan_sweep
 
 RULES |= {
+    "restoring: given up at the first refusal": lambda: patch.object(handover, "RESTORES", 1),
     "orphans: ended at first sight": _planning_with(grace=timedelta(0)),
     "orphans: any number at once": lambda: patch.object(orphans, "most_ended", lambda _instances: 1000),
     "orphans: the newest copy may be among them": lambda: patch.object(

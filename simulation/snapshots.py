@@ -118,7 +118,10 @@ class Snapshotting:
         caller = api.Caller(self._world.agent_id, self._process.instance_id, self._process.state.epoch)
 
         def found(steps: tuple[Restorable, ...], failure: SpotOptimizerError | None) -> None:
-            if failure is None and not self._world.weather.hits("fail", "restore"):
+            if failure is None and self._world.weather.hits("fail", "restorable"):
+                self._world.weather.count("failed", "restorable")
+                self._process.take(SnapshotRefused(handover_id))
+            elif failure is None and not self._world.weather.hits("fail", "restore"):
                 image = self._world.bucket.images[steps[-1].snapshot.snapshot_id]
                 self._process.later(self._kernel.between(0.3, 3.0), self._restored, handover_id, image)
             elif isinstance(failure, Transient) or failure is None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from spot_optimizer.control import failover, preparation, replication, signals
-from spot_optimizer.domain import snapshots
+from spot_optimizer.domain import handover, snapshots
 from spot_optimizer.domain.agents import HandoverState, TrafficAdapter
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.pools import Lifecycle
@@ -22,6 +22,7 @@ from spot_optimizer.errors import (
     HandoverNotOpen,
     HandoverUnknown,
     NoPoolQualifies,
+    NoStandbyObtainable,
     OutcomeUnknown,
     PoolUnavailable,
     PromotionUnproven,
@@ -718,6 +719,58 @@ def test_an_agent_is_not_lost_while_a_snapshot_has_just_come() -> None:
 def test_a_snapshot_that_has_expired_keeps_nothing_from_being_lost() -> None:
     plane = with_a_snapshot(expires_at=NOON)
     assert failover.select_standby(plane, AGENT, 1, 1)["decision"] == "lost"
+
+
+def refuse_to_restore(plane: FakePlane, number: int) -> None:
+    """One more standby joins, finds that no snapshot can be restored, and declines."""
+    agent = plane.records.agent(AGENT)
+    replica_id, instance_id = f"rep-{number}", f"i-{number:017x}"
+    plane.compute.instances[instance_id] = "running"
+    plane.records.put(
+        replace(agent, active_replica_id=replica_id),
+        a_replica(replica_id=replica_id, instance_id=instance_id, created_at=plane.now),
+        a_standby(instance_id=instance_id, replica_id=replica_id),
+    )
+    opened = failover.open_handover(plane, AGENT, 1, agent.claim_attempt)
+    replication.decline_handover(plane, AGENT, opened["handover_id"], epoch=1)
+    assert plane.records.replica(AGENT, replica_id).failure == "no snapshot could be restored"
+
+
+def next_attempt(plane: FakePlane) -> int:
+    attempt = plane.records.agent(AGENT).claim_attempt
+    failover.record_failure(plane, AGENT, 1, attempt, cause="no standby could be had")
+    died = Signal(instance_id=PRIMARY, type=SignalType.STATE_CHANGE, at=plane.now, state="terminated")
+    assert signals.start_fail_over(plane, AGENT, died).attempt == attempt + 1
+    return attempt + 1
+
+
+def test_a_snapshot_that_can_not_be_restored_is_tried_again_later_each_time_and_at_last_the_agent_is_lost() -> None:
+    plane = with_a_snapshot()
+    attempt = 1
+    for number in range(1, handover.RESTORES):
+        refuse_to_restore(plane, number)
+        delay = handover.FIRST_RESTORE_DELAY * 2 ** (number - 1)
+        plane.now += delay - timedelta(seconds=1)
+        with pytest.raises(NoStandbyObtainable):
+            failover.select_standby(plane, AGENT, 1, attempt)
+        with pytest.raises(SnapshotFound):
+            failover.mark_lost(plane, AGENT, 1, attempt)
+        attempt = next_attempt(plane)
+        plane.now += timedelta(seconds=1)
+        assert failover.select_standby(plane, AGENT, 1, attempt)["decision"] == "launch"
+    refuse_to_restore(plane, handover.RESTORES)
+    assert failover.select_standby(plane, AGENT, 1, attempt)["decision"] == "lost"
+    assert failover.mark_lost(plane, AGENT, 1, attempt) == {"lost": True}
+    recorded = plane.records.interruption(AGENT, f"{PRIMARY}#state-change")
+    assert recorded is None or recorded.failure == "no snapshot could be restored"
+
+
+def test_refusals_of_an_earlier_epoch_and_other_failures_count_for_nothing() -> None:
+    refused = a_replica(status=ReplicaState.FAILED, failure=handover.NOTHING_RESTORED, ended_at=NOON)
+    others = (replace(refused, epoch=0), replace(refused, failure=handover.NOTHING_HELD), a_replica())
+    many = others * handover.RESTORES
+    assert handover.may_restore(many, epoch=1, now=NOON) is handover.Restoring.GO_ON
+    assert handover.may_restore((*many, refused), epoch=1, now=NOON) is handover.Restoring.WAIT
 
 
 @pytest.mark.parametrize(("epoch", "decision"), [(1, "promoted"), (2, "launch")])

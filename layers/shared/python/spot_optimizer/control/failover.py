@@ -21,6 +21,7 @@ from spot_optimizer.domain.agents import (
     Switch,
     Urgency,
 )
+from spot_optimizer.domain.handover import Restoring
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.snapshots import epoch_of, newest_usable
@@ -169,10 +170,15 @@ def _behind_a_dead_primary(plane: Plane, agent: Agent, attempt: int) -> dict[str
     """
     now = plane.clock()
     found = _latest_former_primary(plane, agent)
-    snapshot_id = newest_usable(agent, now=now)
+    restoring = _restoring(plane, agent)
+    snapshot_id = None if restoring is Restoring.GIVE_UP else newest_usable(agent, now=now)
     # A former primary holds what there was until it was replaced; clocks of several machines have no say in that.
     if snapshot_id is not None and (found is None or epoch_of(snapshot_id) >= found[1].epoch):
         try:
+            if restoring is Restoring.WAIT:
+                raise NoStandbyObtainable(
+                    f"{handover.NOTHING_RESTORED} by the last standby of {agent.agent_id}; a later attempt tries again"
+                )
             return _launch_if_any_is_left(plane, agent, attempt)
         except NoStandbyObtainable:
             if found is None:
@@ -183,6 +189,14 @@ def _behind_a_dead_primary(plane: Plane, agent: Agent, attempt: int) -> dict[str
     lost_seconds = max((now - switch.switched_at) / timedelta(seconds=1), 0.0)
     plane.records.commit(handover.fall_back(agent, former, attempt=attempt, lost_seconds=lost_seconds, now=now))
     return {"decision": "promoted", "replica_id": None}
+
+
+def _restoring(plane: Plane, agent: Agent) -> Restoring:
+    """Whether one more standby is to try the snapshots, if there are any."""
+    now = plane.clock()
+    if newest_usable(agent, now=now) is None:
+        return Restoring.GO_ON
+    return handover.may_restore(plane.records.replicas(agent.agent_id), epoch=agent.epoch, now=now)
 
 
 def _latest_former_primary(plane: Plane, agent: Agent) -> tuple[Instance, Switch] | None:
@@ -389,12 +403,14 @@ def record_failure(plane: Plane, agent_id: str, epoch: int, attempt: int, *, cau
 def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
     """Every copy of the state is gone: say so, and let nothing start on empty state."""
     agent = _current(plane, agent_id, epoch, attempt)
-    if newest_usable(agent, now=plane.clock()) is not None:
+    restorable = newest_usable(agent, now=plane.clock()) is not None
+    if restorable and _restoring(plane, agent) is not Restoring.GIVE_UP:
         raise SnapshotFound(f"snapshot {agent.snapshot_id} was completed since; select again and restore it")
     if not _promoted(agent, epoch):
         # Nobody looks after a lost agent any more.
         replication.let_go_of_ended(plane, agent_id)
-        _conclude_interruption(plane, agent, epoch, {"failure": "every copy of the state is gone"})
+        failure = handover.NOTHING_RESTORED if restorable else "every copy of the state is gone"
+        _conclude_interruption(plane, agent, epoch, {"failure": failure})
         plane.records.commit(claims.give_up(agent, epoch=epoch, attempt=attempt))
     return {"lost": not _promoted(agent, epoch)}
 

@@ -323,7 +323,7 @@ def decline_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: in
             agent,
             replica,
             handover_id=handover_id,
-            reason="the primary died before the first generation was complete",
+            reason=handover.NOTHING_HELD if agent.handover_snapshot_id is None else handover.NOTHING_RESTORED,
             now=plane.clock(),
         )
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,25 @@ SYNC_INTERVALS_PROMISED = 2
 
 HELD_STATES = (ReplicaState.SYNCING, ReplicaState.READY)
 """States in which a replica has a standby that may hold a generation."""
+
+
+RESTORES = 6
+"""So many standbys may find that no snapshot can be restored before that is believed."""
+
+FIRST_RESTORE_DELAY = timedelta(minutes=1)
+"""Between the first and the second; twice as long each time after: half an hour in all, for S3 to come back."""
+
+NOTHING_HELD = "the primary died before the first generation was complete"
+NOTHING_RESTORED = "no snapshot could be restored"
+"""Why a standby declines a handover. The second only after it has tried the newest chains, each several times."""
+
+
+class Restoring(enum.Enum):
+    """Whether one more standby is to try and restore a snapshot."""
+
+    GO_ON = "go on"
+    WAIT = "wait"
+    GIVE_UP = "give up"
 
 
 class Basis(enum.StrEnum):
@@ -50,6 +70,26 @@ NEEDS_PROOF = (Basis.PRIMARY_DEAD, Basis.SNAPSHOT)
 def handover_id_for(agent: Agent) -> str:
     """The id of the agent's next handover; the same however often one attempt asks for it."""
     return f"{agent.agent_id}-h{agent.epoch}-{agent.handover_count + 1}"
+
+
+def may_restore(replicas: Iterable[Replica], *, epoch: int, now: datetime) -> Restoring:
+    """Decide whether the snapshots of an agent whose primary is dead are tried once more.
+
+    Each trial has launched an instance of its own, so that neither a broken machine nor a moment's outage decides; and
+    it must end: what can not be restored by the last trial counts as lost.
+
+    Args:
+        replicas: All that the agent ever had.
+        epoch: Of the dead primary.
+        now: When.
+    """
+    refused = [one for one in replicas if one.epoch == epoch and one.failure == NOTHING_RESTORED]
+    if not refused:
+        return Restoring.GO_ON
+    if len(refused) >= RESTORES:
+        return Restoring.GIVE_UP
+    since = max(one.ended_at or one.created_at for one in refused)
+    return Restoring.WAIT if now - since < FIRST_RESTORE_DELAY * (1 << (len(refused) - 1)) else Restoring.GO_ON
 
 
 def open_handover(agent: Agent, replica: Replica, *, attempt: int, primary_dead: bool, now: datetime) -> Transaction:
