@@ -15,6 +15,7 @@ from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.replicas import ReplicaState, ReplicaType
 from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.upkeep import FIRST_DELAY
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import (
     ClaimLost,
@@ -507,6 +508,23 @@ def test_a_failed_preparation_ends_no_standby_that_has_joined_and_lives(
     left = standby_state != "terminated"
     assert plane.records.replica(AGENT, REPLICA).status == (status if left else ReplicaState.FAILED)
     assert plane.compute.instances[STANDBY] == standby_state
+
+
+def test_a_replica_that_never_reports_in_time_fails_its_instance_is_terminated_and_another_is_made_later() -> None:
+    plane = with_a_ready_standby()
+    plane.records.put(a_replica(status=ReplicaState.LAUNCHING), replace(plane.records.agent(AGENT), replica_count=1))
+    for _ in range(2):
+        preparation.fail_replica(plane, AGENT, REPLICA, cause="it did not join in time")
+        failed = plane.records.replica(AGENT, REPLICA)
+        assert (failed.status, failed.failure) == (ReplicaState.FAILED, "it did not join in time")
+        assert plane.compute.instances[STANDBY] == "terminated"
+        assert plane.records.agent(AGENT).active_replica_id is None
+    signals.sweep(plane)
+    assert plane.records.agent(AGENT).active_replica_id is None
+    plane.now += FIRST_DELAY
+    plane.records.put_heartbeat(a_heartbeat(at=plane.now))
+    signals.sweep(plane)
+    assert plane.records.agent(AGENT).active_replica_id not in (None, REPLICA)
 
 
 def test_a_launch_is_not_given_up_that_was_joined_in_this_very_moment() -> None:
