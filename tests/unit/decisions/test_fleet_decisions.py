@@ -94,7 +94,6 @@ def two_standings() -> list[Standing]:
 def test_a_model_is_asked_of_each_pool_once_and_of_each_instance_with_its_age() -> None:
     asked = asked_of(two_standings())
     assert (asked.pool_ids, asked.agent_ids, asked.own_pool_ids) == ((A, B), ("agt-1", "agt-2"), (A, A))
-    assert asked.asked_of == (A, B, A, A)
     named = [dict(zip(MODEL_FEATURES, row, strict=True)) for row in asked.rows]
     assert [row["age_hours"] for row in named] == [0.0, 0.0, 5.0, 5.0]
     assert [row["interruptions_1h"] for row in named] == [0.0, 1.0, 0.0, 0.0], "two signals of one event count once"

@@ -40,7 +40,6 @@ from spot_optimizer_ml.fleet import (
     decide_all,
 )
 
-_MICRO_USD = Decimal("0.000001")
 _PERCENT = Decimal("0.01")
 _HOUR = timedelta(hours=1)
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -63,11 +62,6 @@ class Questions:
     agent_ids: tuple[str, ...]
     own_pool_ids: tuple[str, ...]
     rows: tuple[Row, ...]
-
-    @property
-    def asked_of(self) -> tuple[str, ...]:
-        """The pool of each row."""
-        return (*self.pool_ids, *self.own_pool_ids)
 
 
 def questions(standings: Sequence[Standing], pasts: Iterable[PoolPast], *, now: datetime) -> Questions:
@@ -338,4 +332,4 @@ def _instance_type(pool_id: str) -> str:
 
 
 def _decimal(usd: float) -> Decimal:
-    return Decimal(usd).quantize(_MICRO_USD)
+    return Decimal(f"{usd:.6f}")
