@@ -34,7 +34,20 @@ WHEEL_PLATFORMS: Final = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-m
 #: The AWS services the functions talk to. botocore ships the models of some four hundred, 20 MB that each cold start of
 #: each function would carry along. A test holds this list against the clients that the adapters make.
 AWS_SERVICES: Final = frozenset(
-    {"dynamodb", "ec2", "kms", "lambda", "pricing", "s3", "service-quotas", "ssm", "stepfunctions", "sts"}
+    {
+        "dynamodb",
+        "ec2",
+        "elbv2",
+        "kms",
+        "lambda",
+        "pricing",
+        "route53",
+        "s3",
+        "service-quotas",
+        "ssm",
+        "stepfunctions",
+        "sts",
+    }
 )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from aws_cdk import aws_events as events
-from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from infra.constructs.clock import invoke_every
 from infra.constructs.function import Function
 
 SWEPT_EVERY: Final = "rate(5 minutes)"
@@ -30,28 +29,11 @@ class OrphanSweep(Construct):
             undeliverable: Keeps what EventBridge could not hand over.
         """
         super().__init__(scope, construct_id)
-        rule = events.CfnRule(
+        invoke_every(
             self,
             "Sweep",
-            schedule_expression=SWEPT_EVERY,
-            state="ENABLED",
-            targets=[
-                events.CfnRule.TargetProperty(
-                    id="target",
-                    arn=sweeper.arn,
-                    input="{}",
-                    dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=undeliverable.queue_arn),
-                    retry_policy=events.CfnRule.RetryPolicyProperty(
-                        maximum_event_age_in_seconds=_RUN_IS_OLD_SECONDS, maximum_retry_attempts=4
-                    ),
-                )
-            ],
-        )
-        lambda_.CfnPermission(
-            self,
-            "MayInvoke",
-            action="lambda:InvokeFunction",
-            function_name=sweeper.name,
-            principal="events.amazonaws.com",
-            source_arn=rule.attr_arn,
+            SWEPT_EVERY,
+            function=sweeper,
+            undeliverable=undeliverable,
+            old_after_seconds=_RUN_IS_OLD_SECONDS,
         )

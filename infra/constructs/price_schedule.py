@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from aws_cdk import aws_events as events
-from aws_cdk import aws_iam as iam
-from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from infra.constructs.clock import invoke_every, start_every
 from infra.constructs.function import Function
 from infra.constructs.state_machine import StateMachine
 
@@ -42,38 +40,19 @@ class PriceSchedule(Construct):
             undeliverable: Keeps what EventBridge could not hand over.
         """
         super().__init__(scope, construct_id)
-        self._undeliverable = undeliverable
-        rule = self._add_rule("Collect", COLLECTED_EVERY, arn=collector.arn)
-        lambda_.CfnPermission(
+        invoke_every(
             self,
-            "CollectMayInvoke",
-            action="lambda:InvokeFunction",
-            function_name=collector.name,
-            principal="events.amazonaws.com",
-            source_arn=rule.attr_arn,
+            "Collect",
+            COLLECTED_EVERY,
+            function=collector,
+            undeliverable=undeliverable,
+            old_after_seconds=_RUN_IS_OLD_SECONDS,
         )
-        role = iam.Role(self, "StarterRole", assumed_by=iam.ServicePrincipal("events.amazonaws.com"))
-        role.add_to_policy(
-            iam.PolicyStatement(actions=["states:StartExecution"], resources=[filling.machine.state_machine_arn])
-        )
-        self._add_rule("Fill", FILLED_EVERY, arn=filling.machine.state_machine_arn, role=role)
-
-    def _add_rule(self, name: str, every: str, *, arn: str, role: iam.Role | None = None) -> events.CfnRule:
-        return events.CfnRule(
+        start_every(
             self,
-            name,
-            schedule_expression=every,
-            state="ENABLED",
-            targets=[
-                events.CfnRule.TargetProperty(
-                    id="target",
-                    arn=arn,
-                    input="{}",
-                    role_arn=role.role_arn if role else None,
-                    dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=self._undeliverable.queue_arn),
-                    retry_policy=events.CfnRule.RetryPolicyProperty(
-                        maximum_event_age_in_seconds=_RUN_IS_OLD_SECONDS, maximum_retry_attempts=4
-                    ),
-                )
-            ],
+            "Fill",
+            FILLED_EVERY,
+            machine=filling,
+            undeliverable=undeliverable,
+            old_after_seconds=_RUN_IS_OLD_SECONDS,
         )
