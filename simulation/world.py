@@ -635,8 +635,6 @@ class World:
         if fault.kind in STRIKES:
             passings = [0]
             self._armed.append((fault, passings))
-            if fault.lasts:
-                pass
             return
         self.kernel.tell("fault", str(fault)[9:].replace("%", "%%"))
         if fault.kind in WEATHER and fault.kind != "capacity":

@@ -826,6 +826,15 @@ class TestTerminating:
         assert (answer.status, answer.problem) == (409, "HandoverInProgress")
         assert rows() == before
 
+    def test_what_may_be_the_newest_copy_is_not_terminated(self, http: Http, agent: Registration, rows: Rows) -> None:
+        a_replica_of(agent, status=ReplicaState.READY, readiness=1)
+        change = Change(Table.AGENTS, (agent.agent_id,), "put", put={"active_replica_id": "rep-1"})
+        wiring.records().commit(Transaction("put", (change,)))
+        before = rows()
+        answer = agent.call("DELETE", "/replicas/rep-1", token=http.admin)
+        assert (answer.status, answer.problem) == (409, "ReplicaNeeded")
+        assert rows() == before
+
     def test_a_terminated_replica_is_not_promoted(self, http: Http, agent: Registration, rows: Rows) -> None:
         a_replica_of(agent, status=ReplicaState.TERMINATED)
         before = rows()

@@ -274,7 +274,7 @@ def test_waiting_has_an_end(spotctl: Spotctl, agent: Registration) -> None:
 
 
 def test_a_replica_is_terminated_and_a_handover_forbids_it(spotctl: Spotctl, agent: Registration, rows: Rows) -> None:
-    an_active_replica(agent)
+    an_active_replica(agent, status=ReplicaState.LAUNCHING, joined=False)
     ended = spotctl("replicas", "terminate", agent.agent_id, "rep-1", "--yes", "--json").document
     assert ended["status"] == "terminated"
     assert ended["failure"].startswith("terminated by operator:")

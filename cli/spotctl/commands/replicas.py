@@ -175,7 +175,7 @@ def promote_replica(
 
 @app.command("terminate")
 def terminate_replica(agent_id: AgentId, replica_id: ReplicaId, yes: Yes = False, as_json: AsJson = False) -> None:
-    """End a replica and its instance. Refused while a handover to it is open, and once it has taken over."""
+    """End a replica and its instance. Refused once it has taken over, and while it may be the newest copy."""
     with begin(as_json=as_json) as session:
         session.confirm(f"Terminate {replica_id}? Until another is ready, {agent_id} has no standby.", yes=yes)
         ended = session.api.delete(
