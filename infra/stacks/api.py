@@ -69,7 +69,8 @@ class ApiStack(Stack):
         replica_api = self._function("ReplicaApi", timeout_seconds=15, memory_megabytes=512)
         snapshot_api = self._function("SnapshotApi", timeout_seconds=25, memory_megabytes=512)
         price_api = self._function("PriceApi", timeout_seconds=25, memory_megabytes=1024)
-        fleet_api = self._function("FleetApi", timeout_seconds=15, memory_megabytes=512)
+        # long enough for a decision that does not come, and for the rule to stand in
+        fleet_api = self._function("FleetApi", timeout_seconds=25, memory_megabytes=512)
         # a month of prices of several pools is read and added up: most of that is work for the processor
         report_api = self._function("ReportApi", timeout_seconds=29, memory_megabytes=1769)
         doctor_api = self._function("DoctorApi", timeout_seconds=29, memory_megabytes=512)
