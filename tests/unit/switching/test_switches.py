@@ -14,10 +14,13 @@ import pytest
 from spot_optimizer.control import failover, pausing, preparation, realising, replication, signals, switching
 from spot_optimizer.control.switching import Issued
 from spot_optimizer.domain.agents import HandoverState, Switch
+from spot_optimizer.domain.decisions import Reason, Verdict
 from spot_optimizer.domain.pools import Lifecycle
 from spot_optimizer.domain.prices import PriceChange
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
+from spot_optimizer.domain.risk import RiskBasis
 from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.stored_decisions import StoredDecision, WeighedOffer
 from spot_optimizer.domain.switching import BETWEEN_HANDOVERS, SWITCH_PATIENCE, Hold, HoldReason
 from spot_optimizer.domain.writes import Table
 from tests.builders import (
@@ -153,6 +156,81 @@ def test_after_a_fallback_to_on_demand_a_workload_returns_to_spot_by_itself() ->
     replica = plane.the_replica()
     assert (replica.requested_pool_id, replica.requested_lifecycle) == (THERE, "spot")
     assert (replica.old_usd_per_hour, replica.new_usd_per_hour) == (Decimal("0.096"), Decimal("0.02"))
+
+
+def decided(pool_id: str, *, current: str = HERE, epoch: int = 1) -> StoredDecision:
+    """To go to a pool on spot, from on demand."""
+    common: dict[str, Any] = {
+        "price_seen_at": NOON,
+        "price_confidence": Decimal(1),
+        "risk_within_1h": Decimal("0.01"),
+        "risk_within_6h": Decimal("0.05"),
+        "risk_basis": RiskBasis.ADVISOR_BAND,
+        "risk_note": "as the test says",
+        "excluded_because": "",
+    }
+    here = WeighedOffer(
+        pool_id=current,
+        lifecycle=Lifecycle.ON_DEMAND,
+        usd_per_hour=Decimal("0.096"),
+        expected_usd_per_hour=Decimal("0.096"),
+        **common,
+    )
+    there = replace(here, pool_id=pool_id, lifecycle=Lifecycle.SPOT, usd_per_hour=Decimal("0.03"))
+    return StoredDecision(
+        agent_id=AGENT,
+        decided_at=NOON,
+        client_id="acme",
+        epoch=epoch,
+        verdict=Verdict.SWITCH,
+        reason=Reason.SAVES_ENOUGH,
+        pool_id=pool_id,
+        lifecycle=Lifecycle.SPOT,
+        current_pool_id=current,
+        current_lifecycle=Lifecycle.ON_DEMAND,
+        since=LONG_AGO,
+        saving_usd_per_hour=Decimal("0.066"),
+        saving=Decimal("0.6875"),
+        risk_within_1h=Decimal(0),
+        risk_within_6h=Decimal(0),
+        risk_basis=RiskBasis.ADVISOR_BAND,
+        risk_note="none",
+        confidence_score=Decimal(1),
+        explanation="as it was decided",
+        rules={},
+        failover={},
+        offers=(here, there),
+    )
+
+
+@pytest.mark.parametrize(
+    ("decision", "target", "explanation"),
+    [
+        (decided("us-east-1c.m5.large", epoch=2), "us-east-1c.m5.large", "as it was decided"),
+        (decided("us-east-1c.m5.large", epoch=1), THERE, "against"),
+        (decided(HERE, epoch=2), THERE, "against"),
+    ],
+)
+def test_what_was_decided_is_followed_while_it_holds_and_never_into_the_primarys_own_pool(
+    decision: StoredDecision, target: str, explanation: str
+) -> None:
+    plane = SwitchingFakes(epoch=2)
+    plane.records.put(a_switch(to_instance_id=PRIMARY, to_pool_id=HERE, to_lifecycle="on-demand", switched_at=LONG_AGO))
+    plane.decisions = SimpleNamespace(latest=lambda _: decision)
+    begun = plane.considered()
+    assert isinstance(begun, Issued), begun
+    assert begun.replica.requested_pool_id == target
+    assert explanation in str(begun.replica.switch_explanation)
+
+
+def test_what_was_decided_and_can_not_be_had_any_more_is_held() -> None:
+    plane = SwitchingFakes(epoch=2)
+    plane.records.put(a_switch(to_instance_id=PRIMARY, to_pool_id=HERE, to_lifecycle="on-demand", switched_at=LONG_AGO))
+    plane.decisions = SimpleNamespace(latest=lambda _: decided("us-east-1d.m5.large", epoch=2))
+    held = plane.considered()
+    assert isinstance(held, Hold) and held.reason is HoldReason.NOTHING_CHEAPER
+    assert "none of the agent's" in held.explanation
+    assert not plane.records.committed
 
 
 def test_while_no_pool_qualifies_it_stays_on_demand() -> None:

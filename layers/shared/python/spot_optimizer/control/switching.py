@@ -27,6 +27,8 @@ from spot_optimizer.errors import (
     AgentLost,
     ConditionFailed,
     HandoverInProgress,
+    InvalidRequest,
+    NoPoolQualifies,
     OutcomeUnknown,
     ReplicaAlreadyActive,
     SwitchHeld,
@@ -275,13 +277,20 @@ def _consider(plane: SwitchingPlane, agent: Agent, *, by: str) -> Issued | Hold:
         old_usd_per_hour=judged.current_usd_per_hour,
         new_usd_per_hour=judged.target_usd_per_hour,
     )
-    return _begin(plane, agent, wanted, place)
+    try:
+        return _begin(plane, agent, wanted, place)
+    except (InvalidRequest, NoPoolQualifies) as refused:
+        # It was decided a while ago; the pool may have been ruled out since.
+        return Hold(HoldReason.NOTHING_CHEAPER, str(refused))
 
 
 def _propose(plane: SwitchingPlane, agent: Agent, place: _Place, standby: Replica | None) -> Proposal | Hold:
     decision = plane.decisions.latest(agent.agent_id)
     if decision is not None and not decision.stale_because(agent, now=plane.clock()):
-        return switching.propose_by_decision(decision)
+        proposal = switching.propose_by_decision(decision)
+        if not (isinstance(proposal, Proposal) and proposal.target == OfferId(agent.primary_pool_id)):
+            return proposal
+        # On spot where it runs on demand: a standby shares no pool with its primary, so the next best has to do.
     known: Sequence[Candidate] = place.known
     if standby is not None:
         # It is paid for already, and it is where the workload could go.
