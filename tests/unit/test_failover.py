@@ -626,6 +626,22 @@ def test_the_sweep_returns_no_address_to_a_primary_that_does_not_serve() -> None
     assert plane.compute.addresses["eipalloc-1"] == PRIMARY
 
 
+@pytest.mark.parametrize("seconds", [61, -61])
+def test_the_sweep_asks_ec2_about_a_primary_that_was_last_heard_long_ago_or_in_the_future(seconds: int) -> None:
+    plane = FakePlane()
+    plane.records.put_heartbeat(a_heartbeat(at=plane.now - timedelta(seconds=seconds)))
+    plane.compute.instances[PRIMARY] = "terminated"
+    assert signals.sweep(plane)["silent"] == 1
+    assert list(plane.workflows.fail_overs) == [f"{AGENT}-1-1"]
+
+
+def test_a_handover_that_was_opened_in_the_future_is_given_no_longer_than_another() -> None:
+    plane = in_handover()
+    plane.now = NOON - timedelta(seconds=31)
+    assert failover.assess_handover(plane, AGENT, 1, 1)["decision"] == "select"
+    assert plane.records.agent(AGENT).handover_state is HandoverState.ABORTED
+
+
 def test_an_operator_is_refused_while_another_replica_is_active() -> None:
     plane = with_a_ready_standby()
     with pytest.raises(Exception, match="one is active at a time"):

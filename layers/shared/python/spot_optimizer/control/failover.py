@@ -289,7 +289,7 @@ def assess_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> di
         return {"decision": "wait"}
     opened_at = agent.handover_opened_at or plane.clock()
     patience = _patience(plane, agent)
-    if plane.clock() - opened_at > patience:
+    if abs(plane.clock() - opened_at) > patience:
         _commit_or_leave(plane, handover.abort(agent, handover_id=agent.handover_id))
         return {"decision": "select"}
     return {"decision": "wait"}
@@ -455,7 +455,7 @@ def _assess_promoted(plane: Plane, agent: Agent, epoch: int) -> str:
             f"{agent.primary_instance_id} was promoted to epoch {agent.epoch} and died before it served"
         )
     promoted_at = agent.last_failover_at or plane.clock()
-    if plane.clock() - promoted_at > SERVE_PATIENCE:
+    if abs(plane.clock() - promoted_at) > SERVE_PATIENCE:
         raise HandoverFailed(
             f"{agent.primary_instance_id} was promoted to epoch {agent.epoch} and does not come to serve"
         )

@@ -218,7 +218,8 @@ def sweep(plane: Plane) -> Mapping[str, int]:
         looked += 1
         heartbeat = plane.records.heartbeat(listed.agent_id, listed.primary_instance_id)
         last_sign = heartbeat.at if heartbeat is not None else listed.registered_at
-        is_silent = now - last_sign > SILENT_AFTER
+        # What was heard in the future tells nothing either: this clock was set back.
+        is_silent = abs(now - last_sign) > SILENT_AFTER
         silent += is_silent
         at_rest = not is_silent and not listed.claim_open and listed.traffic_epoch == listed.epoch
         try:
