@@ -15,7 +15,7 @@ from spotctl.commands import fleet
 from spotctl.failures import Document, Unfinished
 from spotctl.screen import Column, Shape, table_of
 from spotctl.session import AgentId, AsJson, AtMost, ReplicaId, Session, Wait, WithinSeconds, Yes, begin
-from spotctl.words import ago, moment, plain, progress, seconds, state, strong
+from spotctl.words import ago, moment, plain, progress, rate, seconds, size, state, strong
 
 app = typer.Typer(name="replicas", help="Look at standbys, create them, and hand over to them.")
 
@@ -65,6 +65,9 @@ REPLICA = Shape(
         Column("follows epoch", "epoch"),
         Column("generation", "generation"),
         Column("synced", "sync_percent", progress),
+        Column("  carried", "sync_done_bytes", size),
+        Column("  of", "sync_total_bytes", size),
+        Column("  at", "sync_bytes_per_second", rate),
         Column("lag", "lag_seconds", seconds),
         Column("covered until", "covered_until", moment),
         Column("created", "created_at", moment),
@@ -194,7 +197,8 @@ def await_ready(session: Session, agent_id: str, replica_id: str, *, within_seco
     with session.screen.progress(replica_id) as tell:
         while True:
             replica = _replica(session, agent_id, replica_id)
-            tell(replica["sync_percent"], f"{replica['status']} in {plain(replica['pool_id'])}")
+            at = f", {rate(replica['sync_bytes_per_second'])}" if replica["sync_bytes_per_second"] else ""
+            tell(replica["sync_percent"], f"{replica['status']} in {plain(replica['pool_id'])}{at}")
             if replica["status"] == "ready":
                 return replica
             if replica["status"] in ENDED:
