@@ -39,6 +39,7 @@ from spot_optimizer.domain.protocol import (
     FlushTail,
     Freeze,
     GenerationCommitted,
+    HoldState,
     LeaseAnswered,
     LeaseAsked,
     LinkChanged,
@@ -60,6 +61,7 @@ from spot_optimizer.domain.protocol import (
     ShipFinal,
     ShippingFailed,
     Start,
+    StateHeld,
     Stop,
     TakeLastSnapshot,
     Thaw,
@@ -313,6 +315,8 @@ class AgentProcess:
                 self._rest(resting=True)
                 self._final = action
                 self._ship()
+            case HoldState():
+                self._later(kernel.soon(0.3), self._hold_state)
             case TakeLastSnapshot():
                 kernel.tell(self.instance_id, "is frozen for a last snapshot")
             case RestoreSnapshot(handover_id):
@@ -328,7 +332,33 @@ class AgentProcess:
         changes = {name: value for name in fields if (value := getattr(remembered, name)) is not None}
         if remembered.role == Role.STANDBY and isinstance(self.state, Standby):
             changes = {"granting": None, "refused_at_readiness": None, "replica_id": self.state.replica_id, **changes}
+            changes |= {"live_epoch": None, "live_until": None}
+        memory = self.machine.disk.memory
+        if remembered.role == Role.RETIRED and memory.role == Role.PRIMARY:
+            changes |= {"live_epoch": memory.epoch, "live_until": self.machine.wall_clock.isoformat()}
         self._change_memory(**changes)
+
+    def _hold_state(self) -> None:
+        """As `spot_agent.holding`: what was last live becomes an image, once nothing of the workload is left."""
+        disk, workload = self.machine.disk, self.machine.workload
+        memory = disk.memory
+        if disk.image is None and memory.live_epoch is not None and disk.log is not None:
+            if workload.running:
+                self._later(0.2, self._hold_state)
+                return
+            disk.image = Image(
+                number=self.next_generation(),
+                epoch=memory.live_epoch,
+                log=disk.log,
+                length=len(disk.log),
+                covered_until=memory.live_until or self.machine.wall_clock.isoformat(),
+                taken_at=self.kernel.now,
+            )
+            if self.world.strikes(self, "agent:state held"):
+                return
+        held = disk.image
+        self.kernel.tell(self.instance_id, "holds %s", "nothing" if held is None else f"{held.length} writes")
+        self._emit(StateHeld(0) if held is None else StateHeld(held.number, held.covered_until, held.epoch))
 
     def _change_memory(self, **changes: Any) -> None:
         self.machine.disk.memory = replace(self.machine.disk.memory, **changes)
@@ -782,5 +812,9 @@ def _next_change_at_standby(state: Standby) -> float:
 
 def _as_event(image: Image) -> GenerationCommitted:
     return GenerationCommitted(
-        generation=image.number, covered_until=image.covered_until, final_for=image.final_for, readiness=image.readiness
+        generation=image.number,
+        covered_until=image.covered_until,
+        final_for=image.final_for,
+        readiness=image.readiness,
+        epoch=image.epoch,
     )

@@ -80,6 +80,7 @@ FAIL_OVER_TASKS: Mapping[str, Task] = {
     "AssessHandover": lambda plane, e: failover.assess_handover(plane, *_attempt(e)),
     "SwitchTraffic": lambda plane, e: failover.switch_traffic(plane, e["agent_id"]),
     "ConfirmServing": lambda plane, e: failover.confirm_serving(plane, e["agent_id"], e["epoch"]),
+    "DemoteOldPrimary": lambda plane, e: failover.demote_old_primary(plane, e["agent_id"], e["epoch"]),
     "RecordSwitch": lambda plane, e: failover.record_switch(plane, *_attempt(e)),
     "MarkLost": lambda plane, e: failover.mark_lost(plane, *_attempt(e)),
     "AbortHandover": lambda plane, e: failover.abort_handover(plane, *_attempt(e)),
@@ -319,6 +320,10 @@ def operator_switches(plane: switching.SwitchingPlane, agent_id: str, *, on_dema
     )
     issued = switching.issue(plane, agent_id, wanted)
     signals.hand_over_if_asked(plane, agent_id, issued.replica.replica_id)
+
+
+def operator_aborts(plane: Plane, agent_id: str, *, handover_id: str) -> None:
+    emergencies.abort_planned(plane, agent_id, handover_id)
 
 
 def operator_terminates_replica(plane: Plane, agent_id: str) -> None:

@@ -14,6 +14,7 @@ HAPPENINGS = (
     "shut-down",
     "rebalance",
     "sweep-again",
+    "operator-abort",
     "operator-promote",
     "operator-create",
     "operator-pause",

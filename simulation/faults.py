@@ -922,6 +922,63 @@ def _retirement_held(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, tuple(faults), at + 130.0)
 
 
+def _demoted(chance: Random, seed: int) -> Plan:
+    """An old primary is demoted; then its successor is taken, now before it has sent anything, now long after."""
+    at = chance.uniform(8.0, 10.0)
+    after = chance.choice((chance.uniform(1.5, 4.5), chance.uniform(4.0, 30.0)))
+    faults = [Fault("operator-promote", at, "demote")]
+    draw = chance.random()
+    if draw < 0.3:
+        faults.append(Fault("operator-promote", at + after + 12.0, "demote"))
+        faults.append(Fault("operator-promote", at + after + 30.0, "demote"))
+    elif draw < 0.7:
+        faults.append(Fault(chance.choice(("shut-down", "death", "notice")), at + after, "primary"))
+    else:
+        faults.append(Fault("strike-kill", 0.0, chance.choice(("agent:HoldState", "agent:state held")), 0.5))
+        faults.append(Fault("shut-down", at + after, "primary"))
+    return Plan(seed, True, tuple(faults), at + 60.0)
+
+
+def _demotion_held(chance: Random, seed: int) -> Plan:
+    """An old primary is demoted; before the write comes through another replica is made, or every copy is gone, or the
+    next primary is promoted.
+    """
+    at = chance.uniform(8.0, 9.0)
+    faults = [Fault("operator-promote", at, "demote")]
+    draw = chance.random()
+    if draw < 0.3:
+        faults.append(_held("demote", chance.uniform(0.3, 3.0), chance.choice(("operator-create", "twin"))))
+    elif draw < 0.6:
+        faults.append(_held("demote", chance.uniform(14.0, 19.0)))
+        faults.append(Fault("shut-down", at + chance.uniform(2.0, 3.0), "old"))
+        faults.append(Fault("shut-down", at + chance.uniform(3.0, 4.0), "primary"))
+    else:
+        # The task is cut off in its first try, and the second is held.
+        faults.append(_held("demote", chance.uniform(50.0, 58.0)))
+        faults.append(Fault("operator-create", at + 3.0))
+        faults.append(Fault("notice", at + chance.uniform(32.0, 40.0), "primary"))
+    return Plan(seed, True, tuple(faults), at + 80.0)
+
+
+def _abort_of_a_plan_held(chance: Random, seed: int) -> Plan:
+    """An operator aborts a planned handover; before that comes through AWS gives notice, or it was aborted and
+    the next one is open.
+    """
+    at = chance.uniform(8.0, 10.0)
+    faults = [
+        Fault("operator-promote", at, chance.choice(("", "demote"))),
+        _held("promote", chance.uniform(3.0, 6.0)),
+        Fault("operator-abort", at + chance.uniform(0.8, 1.4)),
+    ]
+    if seed % 100 == 97:
+        faults.append(_held("abort planned handover", chance.uniform(0.1, 1.0), "notice"))
+    else:
+        faults.append(_held("abort planned handover", chance.uniform(3.5, 6.0), "abort"))
+        faults.append(Fault("operator-promote", at + chance.uniform(3.0, 4.0)))
+        faults.append(_held("promote", chance.uniform(3.0, 6.0)))
+    return Plan(seed, True, tuple(faults), at + 20.0)
+
+
 def _two_conclude(chance: Random, seed: int) -> Plan:
     """Two sweeps conclude what became of a primary that AWS took."""
     at = chance.uniform(8.0, 10.0)
@@ -973,8 +1030,10 @@ def _restore_refused(chance: Random, seed: int) -> Plan:
 
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
+    2: _demoted,
     3: _opening_held_beyond_readiness,
     5: _opening_held_beyond_its_claim,
+    6: _demotion_held,
     7: _abort_held_beyond_a_handover,
     10: _loss_held,
     11: _retirement_held,
@@ -1032,6 +1091,8 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     94: _promotion_held_beyond_a_restart,
     96: _traffic_held_beyond_the_next,
     95: _restore_refused,
+    97: _abort_of_a_plan_held,
+    98: _abort_of_a_plan_held,
 }
 """Races that plain chance brings about too seldom, by the last two digits of the seed: each lies between what was read
 for a write and the write itself, and is what one condition of that write is there for. The number matters: an agent

@@ -45,12 +45,16 @@ UNNOTICED_SECONDS = 90.0
 PROMOTIONS = ("promote", "fall back")
 ACTIVE = ("launching", "syncing", "ready")
 REPLICA_EDGES = {
-    None: ("launching",),
+    None: ("launching", "syncing"),
     "launching": ("syncing", "failed", "terminated"),
     "syncing": ("ready", "promoted", "failed", "terminated"),
     "ready": ("syncing", "promoted", "failed", "terminated"),
 }
-ROLE_EDGES = {"standby": ("primary",), "primary": ("retired-pending",), "retired-pending": ("primary", "retired")}
+ROLE_EDGES = {
+    "standby": ("primary",),
+    "primary": ("retired-pending",),
+    "retired-pending": ("primary", "standby", "retired"),
+}
 NEVER_EMPTY = {
     Table.AGENTS: ("epoch", "primary_instance_id"),
     Table.REPLICAS: ("status", "epoch", "created_at"),
@@ -248,6 +252,8 @@ class Invariants:
                     self._check_report(transaction, written)
         if transaction.name == "retire":
             self._check_retired(rows)
+        if transaction.name == "demote":
+            self._check_demoted(rows)
         self._check_together(transaction)
 
     @staticmethod
@@ -270,6 +276,18 @@ class Invariants:
             transaction.name,
             grows,
         )
+
+    def _check_demoted(self, rows: list[RowWritten]) -> None:
+        """A standby shares no pool with its primary, whichever came first; one that AWS takes back is no standby."""
+        world = self._world
+        (agent,) = world.tables.rows[Table.AGENTS].values()
+        demoted = next(row.key[0] for row in rows if row.table is Table.INSTANCES)
+        pools = [
+            world.ec2.instances[instance_id].machine.pool_id for instance_id in (demoted, agent["primary_instance_id"])
+        ]
+        demand(pools[0] != pools[1], "a standby shares no pool with its primary", "%s is demoted", demoted)
+        notice = (agent["agent_id"], f"{demoted}#termination-notice")
+        demand(notice not in world.tables.rows[Table.INTERRUPTIONS], "what AWS takes back is no standby", "%s", demoted)
 
     def _check_retired(self, rows: list[RowWritten]) -> None:
         """A former primary's copy is given up in peace, behind a successor that has served, beside another copy."""
@@ -341,6 +359,9 @@ class Invariants:
         demand(held is None or holds in (None, held), "one active replica", "'%s' replaces %s by %s", name, held, holds)
         if name == "mark lost":
             self._check_lost(before)
+        if name == "abort planned handover":
+            urgency = before.get("claim_urgency", 0)
+            demand(urgency == 0, "an operator aborts what is planned", "its urgency is %s", urgency)
         if name == "pause agent":
             demand(
                 before.get("paused_at") is None,
@@ -514,6 +535,7 @@ class Invariants:
         before, after = written.before, written.after
         name = transaction.name
         was, now = None if before is None else before.get("status"), after["status"]
+        demand(was is not None or (now == ReplicaState.SYNCING) == (name == "demote"), "replicas begin at launch", name)
         demand(
             was == now or now in REPLICA_EDGES.get(was, ()),
             "replicas live as they should",

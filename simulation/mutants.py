@@ -18,7 +18,7 @@ from simulation.faults import draw_plan
 from simulation.tables import EVERY, ConditionName
 from simulation.world import TOO_LONG, World
 from spot_optimizer.control import failover, replication, signals
-from spot_optimizer.domain import former_primaries, handover, lease, orphans, pools, primary, standby
+from spot_optimizer.domain import former_primaries, handover, lease, orphans, pools, primary, retired, standby
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
     AnswerLease,
@@ -30,8 +30,10 @@ from spot_optimizer.domain.protocol import (
     SetFence,
     ShipFinal,
     Start,
+    StateHeld,
     Stop,
 )
+from spot_optimizer.domain.retired import Retired
 from spot_optimizer.domain.standby import Standby
 
 MOST_SEEDS = 2000
@@ -227,7 +229,12 @@ def _heeding_no_notice(*arguments: Any, **options: Any) -> Any:
     return _JUDGE_FORMER(*arguments, **(options | {"is_noticed": False}))
 
 
+def _forgetting_its_state(state: Retired, event: Event, now: float) -> Any:
+    return _DECIDE_RETIRED(state, StateHeld(0) if isinstance(event, StateHeld) else event, now)
+
+
 _JUDGE_FORMER = former_primaries.judge
+_DECIDE_RETIRED = retired.decide
 
 RULES: dict[str, Patch] = {
     "the lease: the primary heeds neither its end nor the fence": _patch_lease,
@@ -280,6 +287,9 @@ RULES: dict[str, Patch] = {
     ),
     "former primaries: one that AWS gave notice to is terminated": lambda: patch.object(
         former_primaries, "judge", _heeding_no_notice
+    ),
+    "former primaries: one that is demoted forgets what it holds": lambda: patch.object(
+        retired, "decide", _forgetting_its_state
     ),
     "former primaries: the copy is given up where there is no other": lambda: patch.object(
         former_primaries, "is_copied", lambda *_arguments, **_options: True
@@ -342,6 +352,7 @@ _ROLES = Implied(("epoch",), "roles change in the transaction that moves the epo
 
 IMPLIED: dict[str, Implied] = {
     "abort handover / only an open handover is aborted / epoch": _OPEN_HANDOVER,
+    "abort planned handover / an operator aborts what is planned / epoch": _OPEN_HANDOVER,
     "claim / one claim per attempt / epoch": Implied(
         ("primary_instance_id", "claim_epoch"),
         "a promotion changes the primary; the one before is the primary again only after a claim of the epoch between",
@@ -370,6 +381,18 @@ IMPLIED: dict[str, Implied] = {
             "a standby declines the handover that it names, while that is open / handover_id",
         ),
         "a handover leads to a replica that has joined, which does not end while it is open",
+    ),
+    "demote / a replica id is used once / replica_id": Implied(
+        ("only a former primary is demoted / role", "one active replica per agent / epoch"),
+        "its row is written as the former primary becomes a standby, which it is not again within the epoch",
+    ),
+    "demote / only a former primary is demoted / role": Implied(
+        (
+            "a replica id is used once / replica_id",
+            "one active replica per agent / epoch",
+            "one active replica per agent / active_replica_id",
+        ),
+        "it is demoted already, or the primary again; it is retired only while another replica is ready",
     ),
     "end replica / a promoted replica is not ended / status": Implied(
         ("no replica ends while a handover to it is open / active_replica_id",),
@@ -510,6 +533,9 @@ should see what it rests on, and because a later write may break the tie.
 
 EFFECTLESS: dict[str, str] = {
     "abort handover / only an open handover is aborted / handover_state": (
+        "a committed handover has moved the epoch on, which is asked too; an aborted one is aborted again, to no effect"
+    ),
+    "abort planned handover / an operator aborts what is planned / handover_state": (
         "a committed handover has moved the epoch on, which is asked too; an aborted one is aborted again, to no effect"
     ),
     "claim / one claim per attempt / claim_open": (

@@ -731,9 +731,19 @@ class World:
         self.strays[machine.instance_id] = self.kernel.now
         return True
 
-    def _operator_promote(self, _fault: Fault) -> None:
-        work = partial(api.operator_promotes, self.plane, AGENT_ID, demote_old_primary=False)
+    def _operator_promote(self, fault: Fault) -> None:
+        # In every third run operators want the old primary as the standby.
+        demotes = fault.what == "demote" or self.plan.seed % 3 == 0
+        work = partial(api.operator_promotes, self.plane, AGENT_ID, demote_old_primary=demotes)
         self._invoke("operator promotes", work)
+
+    def _operator_abort(self, _fault: Fault) -> bool:
+        handover_id = self.tables.agent(AGENT_ID).handover_id
+        if handover_id is None:
+            return False
+        work = partial(api.operator_aborts, self.plane, AGENT_ID, handover_id=handover_id)
+        self._invoke("operator aborts", work, about=handover_id)
+        return True
 
     def _operator_pause(self, fault: Fault) -> None:
         everything = fault.what == "all"

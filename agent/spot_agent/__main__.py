@@ -17,6 +17,7 @@ from typing import Any, Final
 from spot_agent import __version__, restore_command
 from spot_agent.control_plane import ControlPlane
 from spot_agent.fence import boot_clock
+from spot_agent.holding import Holding
 from spot_agent.hooks import workload_environment
 from spot_agent.imds import DEFAULT_ENDPOINT, ENDPOINT_VARIABLE, Imds, MetadataUnreachable
 from spot_agent.joining import Leaving, may_go_on, new_memory, register, resume
@@ -240,6 +241,16 @@ class Agent:
         restoring = Restoring(
             folder / "restoring", control_plane, receiver, emit=self._events.put, pause=self._stopping.wait
         )
+        holding = Holding(
+            journal,
+            receiver,
+            source,
+            serving,
+            next_number=next_number,
+            extra=extra,
+            emit=self._events.put,
+            pause=self._stopping.wait,
+        )
         unsent = UnsentReports(folder / "unsent.jsonl")
         notices = NoticeWatch(imds, emit=self._events.put, every_seconds=settings.interruption_check_interval_seconds)
         state = resume(memory, status, None if held is None else as_event(held), now=boot_clock())
@@ -255,6 +266,7 @@ class Agent:
                 receiver=receiver,
                 snapshots=snapshots,
                 restoring=restoring,
+                holding=holding,
                 notices=notices,
                 pricing=pricing,
                 parting=Parting(control_plane, unsent, log_file, pause=self._stopping.wait),

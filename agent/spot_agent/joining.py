@@ -121,11 +121,13 @@ def resume(
             refused_at_readiness=-1 if memory.refused_at_readiness is None else memory.refused_at_readiness,
             granted_at=now,
             generation=0 if held is None else held.generation,
+            held_epoch=None if held is None else held.epoch,
             covered_until=None if held is None else held.covered_until,
             final_for=None if held is None else held.final_for,
             final_readiness=0 if held is None else held.readiness or 0,
         )
-    return Retired(epoch=epoch, readiness=memory.readiness, restore=held is not None)
+    live = held is None and memory.live_epoch is not None
+    return Retired(epoch=epoch, readiness=memory.readiness, restore=held is not None, live=live)
 
 
 def may_go_on(memory: Memory, status: WorkloadStatus) -> bool:

@@ -38,6 +38,8 @@ class Memory:
         generation: Primary: number up to which generations may have been taken.
         restored_epoch: The last epoch for which the received image was made live; it must not be done twice, as the
             workload may have written since.
+        live_epoch: Of a former primary: the last epoch under which the state that is live here was served.
+        live_until: When that was over, as far as it knows (ISO 8601).
         frozen: A workload that runs may be frozen.
         sync_port: Where this instance told the control plane that it listens.
         switches: What the agent went through before and up to `restored_epoch`; see `switches`.
@@ -54,6 +56,8 @@ class Memory:
     refused_at_readiness: int | None = None
     generation: int = 0
     restored_epoch: int | None = None
+    live_epoch: int | None = None
+    live_until: str | None = None
     frozen: bool = False
     sync_port: int | None = None
     switches: tuple[Mapping[str, Any], ...] = ()

@@ -138,6 +138,16 @@ class Receiver:
         with self._lock:
             return self._open_store()
 
+    def hold(self, image: Generation, manifest: Manifest) -> None:
+        """Have the store hold what is live in the watched paths, as if it had been received.
+
+        Raises:
+            StorageFailed: The disk did not take it.
+        """
+        with self._lock:
+            GenerationStore.found(self._folder, self._watched, image, manifest)
+            self._store = GenerationStore.open(self._folder, self._watched)
+
     def release(self) -> Manifest | None:
         """The image has become the live state: forget that it was received; what it contains, if there was one."""
         with self._lock:
@@ -234,4 +244,5 @@ def as_event(generation: Generation) -> GenerationCommitted:
         covered_until=datetime.fromtimestamp(generation.taken_at, UTC).isoformat(),
         final_for=generation.final_for,
         readiness=generation.extra.get("readiness"),
+        epoch=generation.epoch,
     )

@@ -21,6 +21,7 @@ from spot_agent import wire
 from spot_agent.control_plane import Answer, Answered, ControlPlane, OutcomeUnknown, Rejected, StaleEpoch
 from spot_agent.fence import boot_clock
 from spot_agent.heartbeats import Heartbeats
+from spot_agent.holding import Holding
 from spot_agent.journal import Journal
 from spot_agent.notices import NoticeWatch
 from spot_agent.parting import Parting
@@ -50,6 +51,7 @@ from spot_optimizer.domain.protocol import (
     Event,
     FlushTail,
     Freeze,
+    HoldState,
     LeaseAsked,
     Listen,
     OrdersReceived,
@@ -107,6 +109,7 @@ class Parts:
     receiver: Receiver
     snapshots: Snapshots
     restoring: Restoring
+    holding: Holding
     notices: NoticeWatch
     pricing: PriceReports
     parting: Parting
@@ -230,6 +233,8 @@ class Runtime:
                 self._perform_on_link(action, epoch)
             case RestoreSnapshot(handover_id):
                 self._restores.submit(self._guarded, lambda: self._parts.restoring.restore(handover_id))
+            case HoldState():
+                self._restores.submit(self._guarded, self._parts.holding.hold)
             case TakeLastSnapshot():
                 log.warning("nobody can take over in time: the workload is frozen for a last snapshot")
             case FlushTail():
@@ -276,8 +281,12 @@ class Runtime:
         fields = ("readiness", "granting", "refused_at_readiness", "role", "epoch")
         changes = {name: value for name in fields if (value := getattr(remembered, name)) is not None}
         if remembered.role == Role.STANDBY and isinstance(self._state, Standby):
-            # Nothing that an earlier replica on this instance promised binds this one.
+            # Nothing that an earlier replica on this instance promised binds this one; what it holds is an image.
             changes = {"granting": None, "refused_at_readiness": None, "replica_id": self._state.replica_id, **changes}
+            changes |= {"live_epoch": None, "live_until": None}
+        memory = self._parts.journal.memory
+        if remembered.role == Role.RETIRED and memory.role == Role.PRIMARY:
+            changes |= {"live_epoch": memory.epoch, "live_until": datetime.now(UTC).isoformat()}
         self._parts.journal.remember(**changes)
 
     # -- requests to the control plane

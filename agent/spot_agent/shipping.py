@@ -401,6 +401,12 @@ class Shipper:
             log.warning("a generation was not shipped", extra={"handover_id": handover_id, "error": refused})
             self._emit(ShippingFailed(destination.replica_id, handover_id))
             return False
+        progress = link.progress
+        if former is None and progress is not None:
+            log.info(
+                "the standby holds the state",
+                extra={"replica_id": destination.replica_id, "sent_bytes": progress.wire_bytes},
+            )
         if final is not None:
             log.info("final generation shipped", extra={"seconds": round(boot_clock() - until, 3)})
         shipped = Shipped(acknowledged.number, until, until_wall.isoformat(), extra, final is not None)

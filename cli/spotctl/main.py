@@ -14,6 +14,7 @@ from spotctl.commands import (
     doctor,
     emergencies,
     fleet,
+    handovers,
     health,
     models,
     orphans,
@@ -59,6 +60,7 @@ app.command("sign-out", rich_help_panel="Begin")(signing.sign_out)
 app.command("health", rich_help_panel="Begin")(health.health)
 app.add_typer(agents.app, rich_help_panel="Workloads")
 app.add_typer(replicas.app, rich_help_panel="Workloads")
+app.add_typer(handovers.app, rich_help_panel="Workloads")
 app.add_typer(emergencies.app, rich_help_panel="Workloads")
 app.command("switch", rich_help_panel="Workloads")(switching.switch)
 app.command("doctor", rich_help_panel="Workloads")(doctor.examine)

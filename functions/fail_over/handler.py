@@ -39,6 +39,7 @@ TASKS: Mapping[str, Callable[[Payload], Any]] = {
     "AssessHandover": lambda e: failover.assess_handover(wiring.plane(), *_attempt(e)),
     "SwitchTraffic": lambda e: failover.switch_traffic(wiring.plane(), e["agent_id"]),
     "ConfirmServing": lambda e: failover.confirm_serving(wiring.plane(), e["agent_id"], int(e["epoch"])),
+    "DemoteOldPrimary": lambda e: failover.demote_old_primary(wiring.plane(), e["agent_id"], int(e["epoch"])),
     "RecordSwitch": lambda e: failover.record_switch(wiring.plane(), *_attempt(e)),
     "MarkLost": lambda e: failover.mark_lost(wiring.plane(), *_attempt(e)),
     "AbortHandover": lambda e: failover.abort_handover(wiring.plane(), *_attempt(e)),

@@ -181,9 +181,13 @@ def commit_handover(agent_id: AgentId, handover_id: HandoverId, body: CommitRequ
 
 @api.post("/api/agents/<agent_id>/handovers/<handover_id>/abort", summary="Abort a handover", tags=["handovers"])
 def abort_handover(agent_id: AgentId, handover_id: HandoverId, body: AbortRequest) -> HandoverAnswer:
-    """For the primary, which may thaw only after this has succeeded; and for a standby that holds nothing to serve."""
-    instance_id = callers.as_agent(api.caller, agent_id)
-    agent = sync_reports.abort_as_party(wiring.plane(), agent_id, handover_id, instance_id, epoch=body.epoch)
+    """For the primary, which may thaw only after this has succeeded; for a standby that holds nothing to serve; and for
+    operators, who may abort what was planned: the primary serves on. Repeating it is no error.
+    """
+    instance_id = callers.as_agent_or_operator(api.caller, agent_id)
+    if instance_id is None:
+        return HandoverAnswer.of(emergencies.abort_planned(wiring.plane(), agent_id, handover_id))
+    agent = sync_reports.abort_as_party(wiring.plane(), agent_id, handover_id, instance_id, epoch=body.own_epoch)
     return HandoverAnswer.of(agent)
 
 

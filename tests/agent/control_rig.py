@@ -24,7 +24,7 @@ from spot_optimizer.api.replicas import (
     UnreadyRequest,
 )
 from spot_optimizer.control import heartbeats, replication
-from spot_optimizer.domain import handover
+from spot_optimizer.domain import former_primaries, handover
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, TrafficAdapter
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.tokens import Caller, TokenKind
@@ -112,8 +112,9 @@ class ControlRig:
 
     @property
     def replica(self) -> Replica:
+        """The agent's active replica; where there is none, the one that was launched."""
         with self._lock:
-            return self.records.replica(AGENT, REPLICA)
+            return self.records.replica(AGENT, self.agent.active_replica_id or REPLICA)
 
     def serves(self, epoch: int) -> bool:
         """Whether the primary says that it serves under this epoch."""
@@ -149,6 +150,15 @@ class ControlRig:
                     self.agent, self.replica, attempt=1, primary_dead=primary_dead, now=datetime.now(UTC)
                 )
             )
+
+    def demote_old_primary(self) -> None:
+        """Do what a failover does once the new primary serves: the old one is its standby."""
+        with self._lock:
+            agent = self.agent
+            switch = self.records.switch(AGENT, handover.switch_id_for(agent.epoch))
+            assert switch is not None
+            former = self.records.instance(switch.from_instance_id)
+            self.records.commit(former_primaries.demote(agent, switch, former, now=datetime.now(UTC)))
 
     def abort_handover(self) -> None:
         with self._lock:
@@ -209,7 +219,7 @@ class ControlRig:
                 )
                 return HandoverAnswer.of(promoted)
             case ["handovers", handover_id, "abort"]:
-                epoch = AbortRequest.model_validate_json(text).epoch
+                epoch = AbortRequest.model_validate_json(text).own_epoch
                 return HandoverAnswer.of(replication.abort_handover(self.plane, AGENT, handover_id, epoch=epoch))
             case ["termination-imminent"]:
                 TerminationRequest.model_validate_json(text)

@@ -66,6 +66,48 @@ def test_a_handover_on_notice_loses_no_write(control: ControlRig, tmp_path: Path
         wait_until(lambda: control.calls_to("heartbeat")[-1]["epoch"] == 2)
 
 
+def test_roles_are_changed_back_and_forth_and_only_what_differs_is_sent(control: ControlRig, tmp_path: Path) -> None:
+    """No process is started anew, and no state goes over the wire twice."""
+    ballast = 4_000_000
+    with a_ready_pair(control, tmp_path) as pair:
+        by_id = {rig.instance_id: rig for rig in pair}
+        (pair[0].disk / "image" / "ballast").write_bytes(os.urandom(ballast))
+        agents = {rig.instance_id: rig.agent_pid() for rig in pair}
+        for epoch in (2, 3, 4):
+            source = by_id[control.agent.primary_instance_id]
+            if epoch == 2:
+                wait_until(lambda: (pair[1].disk / "image" / "ballast").exists(), 20)
+            control.open_handover()
+            wait_until(lambda epoch=epoch: control.serves(epoch), 20)
+            control.demote_old_primary()
+            wait_until(lambda: control.replica.status is ReplicaState.READY, 30)
+            serving = by_id[control.agent.primary_instance_id]
+            assert serving is not source
+            sent = serving.logged("the standby holds the state")[-1]
+            assert all((rig.disk / "image" / "ballast").stat().st_size == ballast for rig in pair)
+            assert sent["sent_bytes"] < ballast / 50, "the old primary holds the final generation already"
+            await_writes(tmp_path, epoch=epoch)
+        numbers = [number for number, _, _ in acknowledged(tmp_path)]
+        assert numbers == list(range(1, len(numbers) + 1)), "every acknowledged write is known under each later epoch"
+        assert agents == {rig.instance_id: rig.agent_pid() for rig in pair}
+
+
+def test_a_demoted_primary_that_is_restarted_still_holds_its_state(control: ControlRig, tmp_path: Path) -> None:
+    with a_ready_pair(control, tmp_path) as (old, new):
+        control.open_handover()
+        wait_until(lambda: control.serves(2), 20)
+        os.kill(old.agent_pid(), signal.SIGKILL)
+        control.demote_old_primary()
+        wait_until(lambda: control.replica.status is ReplicaState.READY, 30)
+        assert old.logged("the live state is held as an image")
+        control.open_handover()
+        wait_until(lambda: control.serves(3), 20)
+        await_writes(tmp_path, epoch=3)
+        numbers = [number for number, _, _ in acknowledged(tmp_path)]
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert not new.logged("what the standby holds is not complete; a full generation is needed")
+
+
 def test_a_handover_that_is_aborted_thaws_the_workload_under_the_same_epoch(
     control: ControlRig, tmp_path: Path
 ) -> None:

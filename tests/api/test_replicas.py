@@ -161,6 +161,47 @@ def test_a_primary_that_aborts_first_stays_the_primary(agent: Registration) -> N
     assert agent.beat().status == 200
 
 
+def a_planned_handover(agent: Registration) -> None:
+    a_handover(agent)
+    put(Table.AGENTS, agent.agent_id, claim_open=True, claim_epoch=1, claim_attempt=1, claim_signal="operator")
+
+
+def test_an_operator_aborts_a_planned_handover_and_the_primary_serves_on(http: Http, agent: Registration) -> None:
+    a_planned_handover(agent)
+    aborted = agent.call("POST", "/handovers/h-1/abort", {}, token=http.admin)
+    assert (aborted.status, aborted.body["handover_state"], aborted.body["epoch"]) == (200, "aborted", 1)
+    assert agent.call("POST", "/handovers/h-1/abort", {}, token=http.admin).body == aborted.body
+    told = agent.beat()
+    assert told.body["handover"]["state"] == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("under_way", "problem"),
+    [
+        ({"claim_urgency": 2, "claim_signal": "termination-notice"}, "HandoverNeeded"),
+        ({"handover_primary_dead": True}, "HandoverNeeded"),
+        ({"handover_state": HandoverState.COMMITTED}, "HandoverNotOpen"),
+    ],
+)
+def test_an_operator_aborts_nothing_that_keeps_no_primary(
+    http: Http, agent: Registration, under_way: dict[str, Any], problem: str
+) -> None:
+    a_planned_handover(agent)
+    put(Table.AGENTS, agent.agent_id, **under_way)
+    before = wiring.records().agent(agent.agent_id)
+    answer = agent.call("POST", "/handovers/h-1/abort", {}, token=http.admin)
+    assert (answer.status, answer.problem) == (409, problem)
+    assert wiring.records().agent(agent.agent_id) == before
+
+
+def test_an_abort_names_the_agents_handover_and_an_agent_names_its_epoch(http: Http, agent: Registration) -> None:
+    a_planned_handover(agent)
+    assert agent.call("POST", "/handovers/h-9/abort", {}, token=http.admin).problem == "HandoverUnknown"
+    silent = agent.call("POST", "/handovers/h-1/abort", {})
+    assert (silent.status, silent.body["field"]) == (422, "epoch")
+    assert agent.call("POST", "/handovers/h-1/abort", {}, token=http.client_token).status == 403
+
+
 def test_a_primary_is_not_dead_because_its_standby_says_so(agent: Registration) -> None:
     standby = a_handover(agent)
     body = {"epoch": 1, "basis": "primary-dead", "readiness": 1, "generation": 3}
@@ -231,6 +272,28 @@ def test_an_operator_hands_over_to_a_replica_that_is_ready(http: Http, agent: Re
     answer = agent.call("POST", "/replicas/rep-1/promote", {"reason": "cheaper there"}, token=http.admin)
     assert (answer.status, answer.body["attempt"]) == (202, 1)
     assert wiring.records().agent(agent.agent_id).claim_signal == "operator"
+
+
+@pytest.mark.parametrize(
+    ("wish", "recorded"), [({}, True), ({"demote_old_primary": True}, True), ({"demote_old_primary": False}, False)]
+)
+def test_an_operator_says_what_becomes_of_the_old_primary(
+    http: Http, agent: Registration, wish: dict[str, Any], recorded: bool
+) -> None:
+    an_active_replica(agent)
+    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    assert agent.call("POST", "/replicas/rep-1/promote", wish, token=http.admin).status == 202
+    assert wiring.records().agent(agent.agent_id).claim_demotes is recorded
+
+
+def test_a_primary_whose_pool_the_replica_shares_is_not_demoted(http: Http, agent: Registration) -> None:
+    an_active_replica(agent)
+    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    put(Table.AGENTS, agent.agent_id, primary_pool_id="us-east-1b.m5.large")
+    answer = agent.call("POST", "/replicas/rep-1/promote", {"demote_old_primary": True}, token=http.admin)
+    assert (answer.status, answer.problem) == (409, "DemotionRefused")
+    assert "would share pool us-east-1b.m5.large" in answer.body["detail"]
+    assert not wiring.records().agent(agent.agent_id).claim_open
 
 
 def test_a_replicas_answer_says_what_it_is_chosen_from(http: Http, agent: Registration) -> None:

@@ -356,6 +356,37 @@ def test_a_promotion_is_watched_until_the_new_primary_serves(
     assert "online at epoch 2" in ended.err
 
 
+@pytest.mark.parametrize(("said", "wish"), [("--demote", True), ("--retire", False)])
+def test_what_becomes_of_the_old_primary_is_said_with_the_promotion(
+    spotctl: Spotctl, served: ServedApi, agent: Registration, said: str, wish: bool
+) -> None:
+    an_active_replica(agent)
+    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    ended = spotctl("replicas", "promote", agent.agent_id, "rep-1", said, "--yes")
+    assert ended.status == 0, ended.err
+    assert served.calls("POST")[-1].body == {"reason": "", "demote_old_primary": wish}
+
+
+def test_a_planned_handover_is_called_off(spotctl: Spotctl, agent: Registration) -> None:
+    an_active_replica(agent)
+    put(
+        Table.AGENTS,
+        agent.agent_id,
+        handover_id="h-1",
+        handover_state=HandoverState.OPEN,
+        handover_replica_id="rep-1",
+        claim_open=True,
+        claim_signal="operator",
+    )
+    ended = spotctl("handovers", "abort", agent.agent_id, "--yes", "--json")
+    assert ended.status == 0, ended.err
+    assert json.loads(ended.out)["handover_state"] == "aborted"
+    put(Table.AGENTS, agent.agent_id, handover_state=HandoverState.OPEN, claim_urgency=2)
+    refused = spotctl("handovers", "abort", agent.agent_id, "--handover", "h-1", "--yes")
+    assert refused.status == ExitCode.CONFLICT
+    assert "HandoverNeeded" in refused.err
+
+
 def test_watching_tells_machines_a_step_a_line(spotctl: Spotctl, served: ServedApi, agent: Registration) -> None:
     an_active_replica(agent)
     agent.beat()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import Any
 
 from local.rehearsal import LedgerWorkload, wait_for
@@ -91,4 +93,39 @@ def test_a_quota_error_is_passed_over_in_every_spot_pool_and_the_replica_is_on_d
         "on-demand",
         "on-demand",
     )
+    assert workload.verdict().is_clean, workload.verdict()
+
+
+BALLAST_BYTES = 8_000_000
+
+
+def sent_to_its_standby(workload: LedgerWorkload, instance_id: str) -> int:
+    """Bytes that went over the wire until the standby of this primary held the state, by the primary's own log."""
+    log = workload.tenancy.aws.market.instance(instance_id).disk / "agent-state" / "agent.log"
+    said = [json.loads(line) for line in log.read_text().splitlines() if '"the standby holds the state"' in line]
+    return int(said[-1]["sent_bytes"])
+
+
+def test_a_manual_replica_is_promoted_and_the_old_primary_demoted_back_and_forth_ten_times_without_a_full_copy(
+    launch_workload: LaunchWorkload,
+) -> None:
+    workload = launch_workload()
+    tenancy, market = workload.tenancy, workload.tenancy.aws.market
+    first = workload.primary_id
+    (market.instance(first).disk / "ledger" / "image" / "ballast").write_bytes(os.urandom(BALLAST_BYTES))
+    tenancy.post(agent_path(workload, "/replicas"), {})
+    standby = workload.await_ready_standby()
+    assert sent_to_its_standby(workload, first) > BALLAST_BYTES
+    both = {first, standby["instance_id"]}
+    for epoch in range(2, 12):
+        old = workload.primary_id
+        tenancy.post(agent_path(workload, f"/replicas/{standby['replica_id']}/promote"), {"demote_old_primary": True})
+        after = workload.await_promotion(above=epoch - 1)
+        standby = workload.await_ready_standby()
+        assert {old, after["primary_instance_id"]} == {standby["instance_id"], after["primary_instance_id"]} == both
+        assert sent_to_its_standby(workload, after["primary_instance_id"]) < BALLAST_BYTES / 10
+    workload.await_acknowledgement(epoch=11)
+    switches = tenancy.get("/api/switches", agent_id=str(workload.agent_id))["switches"]
+    assert [switch["old_primary"] for switch in switches] == ["demoted"] * 10
+    assert {(switch["basis"], switch["rpo_seconds"]) for switch in switches} == {("final-generation", 0.0)}
     assert workload.verdict().is_clean, workload.verdict()

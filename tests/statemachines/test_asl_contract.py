@@ -33,6 +33,7 @@ AWS_ERRORS = ("States.", "Lambda.", "Runtime.", "Sandbox.")
 #: Tasks whose failure must hold up nothing, each with the reason; every other failure ends the execution.
 GOES_ON_WITHOUT: Mapping[str, str] = {
     "fail_over.RecordInterruption": "a record is for people; no failover waits for one",
+    "fail_over.DemoteOldPrimary": "the failover has succeeded; what can not be demoted now, the sweep demotes",
     "fill_gaps.FillPool": "one pool's failure holds up no other; the execution fails when all were tried",
     "switch_agents.ConsiderAgent": "one agent's failure holds up no other; the execution fails when all were tried",
 }

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from spot_optimizer.control import emergencies, former_primaries, pausing, signals
-from spot_optimizer.domain.agents import InstanceRole
-from spot_optimizer.domain.former_primaries import KEPT_WITHOUT_A_COPY
+from spot_optimizer.control import emergencies, failover, former_primaries, pausing, preparation, signals
+from spot_optimizer.domain import retired, standby
+from spot_optimizer.domain.agents import HandoverState, InstanceRole
+from spot_optimizer.domain.former_primaries import KEPT_WITHOUT_A_COPY, retire
 from spot_optimizer.domain.handover import Basis
+from spot_optimizer.domain.orders import HandoverView, Orders, Peer, Role, orders_for
+from spot_optimizer.domain.protocol import (
+    Action,
+    Commit,
+    GenerationCommitted,
+    HoldState,
+    OrdersReceived,
+    Remember,
+    RestoreSnapshot,
+    StateHeld,
+)
 from spot_optimizer.domain.replicas import ReplicaState
+from spot_optimizer.domain.retired import Retired
 from spot_optimizer.domain.signals import Signal, SignalType
 from spot_optimizer.domain.snapshots import snapshot_id_for
+from spot_optimizer.domain.standby import Standby
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import ConditionFailed, DemotionRefused, ReplicaNotReady
 from tests.builders import (
@@ -231,8 +246,6 @@ def planned(plane: FakePlane, wish: bool | None) -> bool | None:
 def test_the_wish_for_the_old_primary_is_recorded_with_the_claim_and_the_switch(
     wish: bool | None, recorded: bool
 ) -> None:
-    from spot_optimizer.control import failover
-
     plane = with_a_ready_standby()
     assert planned(plane, wish) is recorded
     failover.open_handover(plane, AGENT, 1, 1)
@@ -251,8 +264,6 @@ def test_a_handover_that_became_an_emergency_carries_no_wish() -> None:
 
 
 def test_nor_does_one_that_did_not_come_through_as_planned() -> None:
-    from spot_optimizer.control import failover
-
     plane = with_a_ready_standby()
     planned(plane, True)
     failover.open_handover(plane, AGENT, 1, 1)
@@ -308,8 +319,6 @@ def test_a_replica_that_is_not_ready_is_not_promoted_and_says_why(replica: Any, 
 def test_retiring_twice_changes_nothing() -> None:
     plane = switched()
     agent, former = plane.records.agent(AGENT), plane.records.instance(PRIMARY)
-    from spot_optimizer.domain.former_primaries import retire
-
     write = retire(agent, former, standby=None)
     plane.records.commit(write)
     with pytest.raises(ConditionFailed):
@@ -320,3 +329,204 @@ def test_a_fleet_without_open_switches_costs_one_read_each() -> None:
     plane = switched(old_primary="gone")
     assert former_primaries.look_after(plane, plane.records.agent(AGENT)) == 0
     assert plane.records.instance(PRIMARY).role is InstanceRole.RETIRED_PENDING
+
+
+# --- demotion
+
+
+def wanted_as_standby(**changes: Any) -> FakePlane:
+    return switched(beside="nothing", demote_old_primary=True, **changes)
+
+
+def test_an_old_primary_that_is_wanted_becomes_the_standby_of_its_successor() -> None:
+    plane = wanted_as_standby()
+    assert failover.demote_old_primary(plane, AGENT, 1) == {"old_primary": "demoted"}
+    agent, former = plane.records.agent(AGENT), plane.records.instance(PRIMARY)
+    replica = plane.records.replica(AGENT, str(agent.active_replica_id))
+    assert (former.role, former.replica_id) == (InstanceRole.STANDBY, replica.replica_id)
+    assert (replica.status, replica.epoch, replica.instance_id, replica.pool_id) == (
+        ReplicaState.SYNCING,
+        2,
+        PRIMARY,
+        "us-east-1a.m5.large",
+    )
+    assert list(plane.workflows.preparations) == [replica.replica_id], "somebody waits until it is ready"
+    assert preparation.select_pool(plane, AGENT, replica.replica_id)["pool_id"] == "us-east-1a.m5.large"
+    assert preparation.launch_instance(
+        plane, AGENT, replica.replica_id, number=0, pool_id="", lifecycle="", subnet_id=""
+    ) == {"instance_id": PRIMARY}
+    assert not plane.compute.launches
+
+
+def test_demoting_again_changes_nothing() -> None:
+    plane = wanted_as_standby()
+    failover.demote_old_primary(plane, AGENT, 1)
+    before = plane.records.agent(AGENT)
+    assert failover.demote_old_primary(plane, AGENT, 1) == {"old_primary": "demoted"}
+    assert plane.records.agent(AGENT) == before
+
+
+def test_what_a_failover_could_not_demote_the_sweep_does() -> None:
+    plane = wanted_as_standby()
+    plane.records.put(replace(plane.records.agent(AGENT), replica_count=1))
+    sweep(plane)
+    assert fate(plane) == "demoted"
+
+
+def test_the_demoted_primary_is_told_with_its_next_heartbeat() -> None:
+    plane = wanted_as_standby()
+    failover.demote_old_primary(plane, AGENT, 1)
+    agent, former = plane.records.agent(AGENT), plane.records.instance(PRIMARY)
+    replica = plane.records.replica(AGENT, str(agent.active_replica_id))
+    told = [
+        orders_for(
+            agent,
+            instance_id,
+            epoch=2,
+            replica=replica,
+            primary=plane.records.instance(STANDBY),
+            standby=former,
+            heartbeat_every_seconds=30.0,
+        )
+        for instance_id in (PRIMARY, STANDBY)
+    ]
+    assert [orders.role for orders in told] == [Role.STANDBY, Role.PRIMARY]
+    assert [orders.peer.instance_id for orders in told if orders.peer] == [STANDBY, PRIMARY]
+
+
+def not_demoted(plane: FakePlane) -> None:
+    failover.demote_old_primary(plane, AGENT, 1)
+    assert plane.records.instance(PRIMARY).role is InstanceRole.RETIRED_PENDING
+
+
+def test_one_that_aws_gave_notice_to_meanwhile_is_not_demoted() -> None:
+    plane = wanted_as_standby()
+    signals.note_signal(plane, notice_of(PRIMARY))
+    not_demoted(plane)
+
+
+def test_one_in_the_pool_of_its_successor_is_not_demoted() -> None:
+    plane = wanted_as_standby()
+    plane.records.put(an_instance(role=InstanceRole.RETIRED_PENDING, pool_id="us-east-1b.m5.large"))
+    not_demoted(plane)
+
+
+def test_one_whose_successor_does_not_serve_is_not_demoted() -> None:
+    plane = wanted_as_standby()
+    plane.records.put_heartbeat(a_heartbeat(instance_id=STANDBY, epoch=2, at=LATER, serving=False))
+    not_demoted(plane)
+
+
+def test_where_another_standby_was_made_meanwhile_it_is_retired_instead() -> None:
+    plane = switched(demote_old_primary=True)
+    sweep(plane)
+    assert plane.compute.instances[PRIMARY] == "terminated"
+
+
+def test_only_the_latest_old_primary_is_demoted() -> None:
+    plane = wanted_as_standby()
+    agent = plane.records.agent(AGENT)
+    plane.records.put(
+        replace(agent, epoch=3, primary_instance_id=SECOND_STANDBY, primary_pool_id="us-east-1c.m5.large"),
+        a_switch(switch_id="0000000003", epoch=3, from_instance_id=STANDBY, to_instance_id=SECOND_STANDBY),
+        a_standby(role=InstanceRole.RETIRED_PENDING, epoch=2),
+    )
+    plane.records.put_heartbeat(a_heartbeat(instance_id=SECOND_STANDBY, epoch=3, at=LATER))
+    not_demoted(plane)
+
+
+@pytest.mark.parametrize(
+    ("claim", "decision"),
+    [
+        ({"claim_demotes": True}, "demote"),
+        ({"claim_demotes": False}, "record"),
+        ({"claim_demotes": True, "claim_urgency": 2}, "record"),
+        ({"claim_demotes": True, "claim_epoch": 2}, "record"),
+    ],
+)
+def test_only_a_planned_handover_waits_for_a_demotion(claim: dict[str, Any], decision: str) -> None:
+    plane = wanted_as_standby()
+    plane.records.put(replace(plane.records.agent(AGENT), **({"claim_open": True, "claim_epoch": 1} | claim)))
+    assert failover.confirm_serving(plane, AGENT, 1)["decision"] == decision
+
+
+# --- what its agent makes of it
+
+
+def peer(replica_id: str = "rep-next") -> Peer:
+    return Peer(replica_id, STANDBY, ReplicaState.SYNCING, 0, "10.0.2.10", 7443, "certificate")
+
+
+def told(role: Role, *, beat: int = 1, replica_id: str = "rep-next") -> OrdersReceived:
+    orders = Orders(role, 2, peer(replica_id) if role is Role.STANDBY else None, None, True, 30.0, 1.0)
+    return OrdersReceived(beat, 0.0, orders)
+
+
+A_FORMER_PRIMARY = Retired(epoch=2, live=True)
+
+
+def test_a_former_primary_makes_its_state_an_image_before_it_follows() -> None:
+    state, actions = retired.decide(A_FORMER_PRIMARY, told(Role.STANDBY), 10.0)
+    assert isinstance(state, Retired)
+    assert HoldState() in actions
+    again, actions = retired.decide(state, told(Role.STANDBY, beat=2), 10.5)
+    assert isinstance(again, Retired)
+    assert HoldState() not in actions, "once is enough"
+    following, actions = retired.decide(again, StateHeld(7, NOON.isoformat(), 1), 11.0)
+    assert isinstance(following, Standby)
+    assert (following.generation, following.held_epoch, following.granting) == (7, 1, True)
+    assert Remember(role=Role.STANDBY, epoch=2) in actions
+
+
+def test_one_that_is_not_wanted_any_more_when_that_is_done_stays_retired() -> None:
+    state, _ = retired.decide(A_FORMER_PRIMARY, told(Role.STANDBY), 10.0)
+    assert isinstance(state, Retired)
+    state, _ = retired.decide(state, told(Role.RETIRED, beat=2), 10.5)
+    assert isinstance(state, Retired)
+    state, _ = retired.decide(state, StateHeld(7, NOON.isoformat(), 1), 11.0)
+    assert isinstance(state, Retired)
+
+
+def test_a_fresh_instance_has_nothing_to_hold_and_follows_at_once() -> None:
+    state, actions = retired.decide(Retired(epoch=2), told(Role.STANDBY), 10.0)
+    assert isinstance(state, Standby)
+    assert HoldState() not in actions
+
+
+def a_demoted(**changes: Any) -> Standby:
+    return Standby(
+        **({"epoch": 2, "replica_id": "rep-next", "generation": 900, "held_epoch": 1} | changes),  # type: ignore[arg-type]
+        covered_until=NOON.isoformat(),
+    )
+
+
+def test_generations_of_its_successor_follow_whatever_their_numbers() -> None:
+    final = GenerationCommitted(3, LATER.isoformat(), final_for="handover", readiness=1, epoch=2)
+    state, actions = standby.decide(a_demoted(), final, 20.0)
+    assert isinstance(state, Standby)
+    assert (state.generation, state.held_epoch, state.final_for) == (3, 2, "handover")
+    assert any(isinstance(action, Commit) for action in actions)
+
+
+def behind_a_dead_successor(*, snapshot_epoch: int | None) -> OrdersReceived:
+    handover = HandoverView(
+        "handover",
+        HandoverState.OPEN,
+        "rep-next",
+        0,
+        primary_dead=True,
+        snapshot_taken_at=None if snapshot_epoch is None else LATER.isoformat(),
+        snapshot_epoch=snapshot_epoch,
+    )
+    return OrdersReceived(1, 0.0, Orders(Role.STANDBY, 2, peer(), handover, True, 30.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("snapshot_epoch", "action"), [(None, Commit), (1, Commit), (2, RestoreSnapshot)], ids=["none", "its own", "later"]
+)
+def test_if_its_successor_dies_at_once_it_serves_the_newest_there_is(
+    snapshot_epoch: int | None, action: type[Action]
+) -> None:
+    """A snapshot of its successor is newer than what it held; one of its own epoch is not, whatever clocks say."""
+    _, actions = standby.decide(a_demoted(), behind_a_dead_successor(snapshot_epoch=snapshot_epoch), 20.0)
+    assert [type(one) for one in actions if isinstance(one, (Commit, RestoreSnapshot))] == [action]

@@ -93,6 +93,32 @@ class GenerationStore:
             store._recover()
         return store
 
+    @staticmethod
+    def found(folder: Path, watched: WatchedPaths, generation: Generation, manifest: Manifest) -> None:
+        """Make a store, to be opened, that holds what lies in the watched paths as they are.
+
+        In one step: half a store would say that nothing is held. One that was there is replaced.
+
+        Args:
+            folder: The store's own folder, outside the watched paths.
+            watched: Where the image lies.
+            generation: What it is called.
+            manifest: What it contains.
+
+        Raises:
+            StorageFailed: The disk did not take it.
+        """
+        draft = folder.with_name(folder.name + ".draft")
+        with _disk_errors("the live state could not be held"):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(mode=0o700, parents=True)
+            write_durably(draft / "watched", [_noted_paths(watched)])
+            write_durably(draft / "manifest", encode_record(whole_delta(generation, manifest)))
+            sync_folder(draft)
+            shutil.rmtree(folder, ignore_errors=True)
+            draft.rename(folder)
+            sync_folder(folder.parent)
+
     def current(self) -> Generation | None:
         """The newest committed generation; None before the first one, or when the image was found damaged."""
         with self._state:
@@ -288,7 +314,7 @@ class GenerationStore:
     def _check_watched(self) -> None:
         """Forget what is held when the image now lies elsewhere: the agent was configured anew."""
         noted = self._folder / "watched"
-        paths = json.dumps([os.fsdecode(root) for root in self._watched.roots]).encode()
+        paths = _noted_paths(self._watched)
         if noted.exists() and noted.read_bytes() == paths:
             return
         for name in ("manifest", "manifest.log", "damaged"):
@@ -701,6 +727,10 @@ def compare(watched: WatchedPaths, manifest: Manifest, *, read_files: bool) -> N
                 check_blocks(descriptor, key, expected, range(block_count(expected.size, expected.block_size)))
             finally:
                 os.close(descriptor)
+
+
+def _noted_paths(watched: WatchedPaths) -> bytes:
+    return json.dumps([os.fsdecode(root) for root in watched.roots]).encode()
 
 
 def _facts(entry: Entry | None) -> tuple[object, ...]:

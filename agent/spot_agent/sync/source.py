@@ -352,6 +352,26 @@ class GenerationSource:
         threading.Thread(target=read, name=f"read-generation-{number}", daemon=True).start()
         return generation
 
+    def survey(self, number: int, *, epoch: int, timeout_seconds: float) -> Manifest:
+        """Read what is in the watched paths and ship it to nobody; only what changed since the last reading is read.
+
+        For a former primary whose workload has ended: what it writes when it is stopped may be in no generation yet.
+
+        Args:
+            number: Of the generation that this would be.
+            epoch: Whose state it is.
+            timeout_seconds: For all of it.
+
+        Raises:
+            GenerationUnsound: Files kept changing, or could not be read.
+            TimeoutError: Not read in time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        generation = self.take(number, epoch=epoch, held=self._manifests[-1] if self._manifests else None)
+        for _ in generation.frames(deadline=deadline):
+            pass
+        return generation.wait_until_read(timeout_seconds)
+
     def is_unchanged(self, held: Manifest | None) -> bool:
         """Whether it is known, without looking at the tree, that it still is what the standby holds.
 

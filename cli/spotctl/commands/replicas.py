@@ -147,6 +147,15 @@ def promote_replica(
     agent_id: AgentId,
     replica_id: ReplicaId,
     reason: Annotated[str, typer.Option("--reason", help="Why; it is kept with the switch.")] = "",
+    demote: Annotated[
+        bool | None,
+        typer.Option(
+            "--demote/--retire",
+            help="What becomes of the old primary: the new one's standby, or terminated once another copy exists. Left "
+            "out, it becomes the standby if it is fit for that.",
+            show_default=False,
+        ),
+    ] = None,
     wait: Wait = False,
     within_seconds: WithinSeconds = 120,
     yes: Yes = False,
@@ -158,7 +167,7 @@ def promote_replica(
         session.confirm(f"Hand {agent['name']} ({agent_id}) over to {replica_id}?", yes=yes)
         started = session.api.post(
             "/api/agents/{agent_id}/replicas/{replica_id}/promote",
-            {"reason": reason},
+            {"reason": reason} | ({} if demote is None else {"demote_old_primary": demote}),
             agent_id=agent_id,
             replica_id=replica_id,
         )

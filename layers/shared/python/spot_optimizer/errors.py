@@ -140,6 +140,10 @@ class HandoverNotOpen(Rejected):
     """The handover was aborted or committed before."""
 
 
+class HandoverNeeded(Rejected):
+    """The handover saves the agent from an interruption: to abort it would keep no primary."""
+
+
 class HandoverInProgress(Rejected):
     """The call would disturb a handover that is under way."""
 

@@ -30,6 +30,7 @@ from spot_optimizer.domain.catalogue import Candidate
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.replicas import Replica, SyncPace
 from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.errors import InvalidRequest
 
 
 class ReplicaRequest(Body):
@@ -174,9 +175,21 @@ class CommitRequest(Body):
 
 
 class AbortRequest(Body):
-    """A primary asks that a handover to its standby be aborted."""
+    """A primary, or an operator, asks that a handover be aborted."""
 
-    epoch: Epoch
+    epoch: Epoch | None = Field(default=None, description="Under which an agent acts; operators leave it out.")
+
+    @property
+    def own_epoch(self) -> int:
+        """Of an agent that asks.
+
+        Raises:
+            InvalidRequest: It does not say.
+        """
+        if self.epoch is None:
+            expected = "the epoch that the agent acts under"
+            raise InvalidRequest(f"epoch is missing; expected {expected}", field="epoch", expected=expected)
+        return self.epoch
 
 
 class HandoverAnswer(Answer):

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from spot_optimizer.control import former_primaries, pausing, signals
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.control.signals import Started
-from spot_optimizer.domain.agents import Agent
+from spot_optimizer.domain import handover
+from spot_optimizer.domain.agents import Agent, HandoverState, Urgency
 from spot_optimizer.domain.replicas import Replica, ReplicaState
 from spot_optimizer.domain.signals import Signal, SignalType, check_termination_time
-from spot_optimizer.errors import DemotionRefused, Forbidden, InstanceUnknown, ReplicaNotReady, StaleEpoch
+from spot_optimizer.errors import (
+    ConditionFailed,
+    DemotionRefused,
+    Forbidden,
+    HandoverNeeded,
+    HandoverNotOpen,
+    HandoverUnknown,
+    InstanceUnknown,
+    OutcomeUnknown,
+    ReplicaNotReady,
+    StaleEpoch,
+)
+
+TRIES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +118,41 @@ def plan_handover(
             demote_old_primary=demote_old_primary,
         ),
     )
+
+
+def abort_planned(plane: Plane, agent_id: str, handover_id: str) -> Agent:
+    """Abort a planned handover: its primary serves on, within a moment. Aborting it again is no error.
+
+    The execution that opened it ends with that, and so does its claim.
+
+    Raises:
+        AgentUnknown: No such agent.
+        HandoverUnknown: The agent's handover is another one.
+        HandoverNotOpen: It was committed before.
+        HandoverNeeded: The primary is going, or dead: nothing would serve.
+        OutcomeUnknown: Ask again.
+    """
+    for _ in range(TRIES):
+        agent = plane.records.agent(agent_id)
+        if agent.handover_id != handover_id:
+            raise HandoverUnknown(f"'{handover_id}' is not the agent's handover; expected '{agent.handover_id}'")
+        if agent.handover_state is HandoverState.ABORTED:
+            if agent.task_token is not None:
+                plane.workflows.wake(agent.task_token)
+            return agent
+        if agent.handover_state is not HandoverState.OPEN:
+            raise HandoverNotOpen(
+                f"handover {handover_id} is '{agent.handover_state}'; expected it open; hand over again to go back"
+            )
+        if agent.claim_urgency != Urgency.PLANNED or agent.handover_primary_dead:
+            raise HandoverNeeded(
+                f"handover {handover_id} answers '{agent.claim_signal}': the primary is going or gone; expected one "
+                f"that was planned, whose primary serves on"
+            )
+        with suppress(ConditionFailed, OutcomeUnknown):
+            # Whether it took effect, and if not, why, the fresh row tells.
+            plane.records.commit(handover.abort_planned(agent, handover_id=handover_id))
+    raise OutcomeUnknown(f"handover {handover_id} kept changing; ask again")
 
 
 def _why_not_ready(replica: Replica) -> str:

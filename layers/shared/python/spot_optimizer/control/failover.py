@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from spot_optimizer.control import replication, traffic
+from spot_optimizer.control import former_primaries, replication, traffic
 from spot_optimizer.control.plane import DEAD_STATES, Plane, active_replica, proven_dead
 from spot_optimizer.control.signals import record_once
 from spot_optimizer.domain import claims, handover, timeline
@@ -304,13 +304,32 @@ def switch_traffic(plane: Plane, agent_id: str) -> dict[str, Any]:
 def confirm_serving(plane: Plane, agent_id: str, epoch: int) -> dict[str, Any]:
     """Make sure that the promoted instance serves, now that traffic reaches it.
 
+    Returns:
+        `decision`: `demote` (an operator wants the old primary as the standby), or `record`.
+
     Raises:
         NotServingYet: Not yet; ask again.
     """
     agent = plane.records.agent(agent_id)
     if agent.epoch == epoch + 1 and not _serves(plane, agent, epoch):
         raise NotServingYet(f"{agent.primary_instance_id} has not reported a passed health check under {agent.epoch}")
-    return {"epoch": agent.epoch, "instance_id": agent.primary_instance_id}
+    demotes = agent.claim_epoch == epoch and agent.claim_demotes and not claims.is_emergency(agent.claim_urgency)
+    return {
+        "decision": "demote" if demotes else "record",
+        "epoch": agent.epoch,
+        "instance_id": agent.primary_instance_id,
+    }
+
+
+def demote_old_primary(plane: Plane, agent_id: str, epoch: int) -> dict[str, Any]:
+    """Make the old primary the new one's standby, if it still can be; what can not be done now, the sweep does.
+
+    Under the claim that led here the new primary reports often, and so learns of its standby at once.
+    """
+    agent = plane.records.agent(agent_id)
+    former_primaries.look_after(plane, agent)
+    switch = plane.records.switch(agent_id, handover.switch_id_for(epoch + 1))
+    return {"old_primary": None if switch is None else switch.old_primary}
 
 
 def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:

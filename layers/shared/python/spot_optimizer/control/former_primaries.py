@@ -1,13 +1,21 @@
-"""Former primaries, looked after: retired once nothing needs their copy any more, terminated, and concluded."""
+"""Former primaries, looked after: demoted to standby, or retired once nothing needs their copy, and terminated."""
 
 from __future__ import annotations
 
-from spot_optimizer.control import pausing
+from spot_optimizer.control import pausing, replication
 from spot_optimizer.control.plane import Plane, active_replica
 from spot_optimizer.domain import former_primaries
 from spot_optimizer.domain.agents import Agent, Switch
 from spot_optimizer.domain.catalogue import ONE_EVENT
-from spot_optimizer.domain.former_primaries import Conclude, Fate, Keep, Retire, Terminate
+from spot_optimizer.domain.former_primaries import (
+    Conclude,
+    Demote,
+    Fate,
+    Keep,
+    Retire,
+    Terminate,
+    demoted_replica_id,
+)
 from spot_optimizer.domain.handover import switch_id_for
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.signals import SignalType
@@ -66,7 +74,14 @@ def _settle(plane: Plane, agent: Agent, switch: Switch, *, may_conclude: bool) -
     match judgement:
         case Keep():
             return False, False
+        case Demote(write):
+            if not _commit(plane, write):
+                return False, False
+            replication.start_preparing(plane, plane.records.replica(agent.agent_id, demoted_replica_id(switch)))
+            return may_conclude and _commit(plane, former_primaries.conclude(switch, Fate.DEMOTED)), True
         case Conclude(fate):
+            if fate is Fate.DEMOTED and switch.epoch == agent.epoch:
+                _see_to_its_sync(plane, agent, switch)
             return may_conclude and _commit(plane, former_primaries.conclude(switch, fate)), False
         case Retire(write):
             if not _commit(plane, write):
@@ -77,6 +92,13 @@ def _settle(plane: Plane, agent: Agent, switch: Switch, *, may_conclude: bool) -
     if plane.compute.terminate(former.instance_id):
         return False, True
     return may_conclude and _commit(plane, former_primaries.conclude(switch, Fate.LEFT)), True
+
+
+def _see_to_its_sync(plane: Plane, agent: Agent, switch: Switch) -> None:
+    """Have somebody wait for a demoted primary to become ready, if whoever demoted it died before that."""
+    replica = active_replica(plane, agent)
+    if replica is not None and replica.replica_id == demoted_replica_id(switch):
+        replication.start_preparing(plane, replica)
 
 
 def unfit_for_demotion(plane: Plane, agent: Agent, replica: Replica) -> str:

@@ -39,6 +39,14 @@ def select_pool(plane: Plane, agent_id: str, replica_id: str) -> dict[str, Any]:
     """
     agent = plane.records.agent(agent_id)
     replica = _living(plane, agent_id, replica_id)
+    if replica.status is not ReplicaState.LAUNCHING:
+        # A primary that was demoted: nothing has to be launched, only to be waited for.
+        return {
+            "number": replica.launch_number,
+            "pool_id": replica.pool_id,
+            "lifecycle": replica.lifecycle or "",
+            "subnet_id": "",
+        }
     subnets = plane.compute.subnets(agent.subnet_ids)
     asked = [attempt for attempt in replica.attempts if attempt["outcome"] in (ASKED, LAUNCHED)]
     if asked:

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Switch
 from spot_optimizer.domain.catalogue import ONE_EVENT
-from spot_optimizer.domain.replicas import Replica, ReplicaState
+from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType, replica_id_for
 from spot_optimizer.domain.snapshots import epoch_of, newest_usable
 from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
 
@@ -97,7 +97,14 @@ class Conclude:
     fate: Fate
 
 
-Judgement = Keep | Retire | Terminate | Conclude
+@dataclass(frozen=True, slots=True)
+class Demote:
+    """It becomes the standby of its successor."""
+
+    write: Transaction
+
+
+Judgement = Keep | Retire | Demote | Terminate | Conclude
 
 
 def judge(
@@ -123,23 +130,15 @@ def judge(
         is_noticed: AWS gave notice of its interruption.
         now: When.
     """
-    match former.role:
-        case InstanceRole.PRIMARY:
-            return Conclude(Fate.RECALLED)
-        case InstanceRole.STANDBY:
-            return Conclude(Fate.DEMOTED)
-        case InstanceRole.RETIRED if state in _RUNNING:
-            return Terminate()
-        case InstanceRole.RETIRED:
-            return Conclude(Fate.TERMINATED)
-        case InstanceRole.RETIRED_PENDING if state in (None, "terminated"):
-            return Conclude(Fate.GONE)
-        case InstanceRole.RETIRED_PENDING if state == "shutting-down":
-            return Keep("it is shutting down")
+    settled = _settled(former.role, state)
+    if settled is not None:
+        return settled
     if is_noticed:
         return Keep("AWS gave it notice, and takes it back itself")
     if not _is_confirmed(agent, beat, now=now):
         return Keep(f"{agent.primary_instance_id} is not confirmed serving under epoch {agent.epoch}")
+    if _is_to_be_demoted(agent, switch, former) and state == "running":
+        return Demote(demote(agent, switch, former, now=now))
     if agent.claim_open:
         return Keep("a failover is under way, and may need its copy")
     if replica is not None and replica.status is ReplicaState.READY:
@@ -147,6 +146,27 @@ def judge(
     if is_copied(agent, switch, now=now):
         return Retire(retire(agent, former, standby=None))
     return Keep("no committed copy exists yet beside the primary's")
+
+
+def _settled(role: InstanceRole, state: str | None) -> Judgement | None:
+    """What follows from its role and from what EC2 says; None while it is still a candidate."""
+    match role:
+        case InstanceRole.PRIMARY:
+            return Conclude(Fate.RECALLED)
+        case InstanceRole.STANDBY:
+            return Conclude(Fate.DEMOTED)
+        case InstanceRole.RETIRED:
+            return Terminate() if state in _RUNNING else Conclude(Fate.TERMINATED)
+        case InstanceRole.RETIRED_PENDING if state in (None, "terminated"):
+            return Conclude(Fate.GONE)
+        case InstanceRole.RETIRED_PENDING:
+            return Keep("it is shutting down") if state == "shutting-down" else None
+
+
+def _is_to_be_demoted(agent: Agent, switch: Switch, former: Instance) -> bool:
+    """Whether an operator wants it as the standby, and nobody else has become that meanwhile."""
+    wanted = bool(switch.demote_old_primary) and switch.epoch == agent.epoch and agent.active_replica_id is None
+    return wanted and former.pool_id != agent.primary_pool_id
 
 
 _RUNNING = ("pending", "running", "stopping", "stopped")
@@ -198,6 +218,60 @@ def retire(agent: Agent, former: Instance, *, standby: Replica | None) -> Transa
         )
         changes.append(held)
     return Transaction("retire", tuple(changes))
+
+
+def demoted_replica_id(switch: Switch) -> str:
+    """The id of the replica that a switch makes of the old primary."""
+    return replica_id_for(switch.agent_id, epoch=switch.epoch, purpose=f"demote:{switch.from_instance_id}")
+
+
+def demote(agent: Agent, switch: Switch, former: Instance, *, now: datetime) -> Transaction:
+    """Make a former primary the agent's one active replica. Competes with every other replica, with its own retirement,
+    and with a fall back to it.
+
+    It has joined already, so it begins to sync; the instance is told with its next heartbeat.
+    """
+    replica_id = demoted_replica_id(switch)
+    return Transaction(
+        "demote",
+        (
+            Change(
+                Table.AGENTS,
+                (agent.agent_id,),
+                "one active replica per agent",
+                only_if={"epoch": Equals(switch.epoch), "active_replica_id": Missing(), "lost": Equals(False)},
+                put={"active_replica_id": replica_id, "replica_count": agent.replica_count + 1},
+            ),
+            Change(
+                Table.REPLICAS,
+                (agent.agent_id, replica_id),
+                "a replica id is used once",
+                only_if={"replica_id": Missing()},
+                put={
+                    "type": ReplicaType.MANUAL,
+                    "status": ReplicaState.SYNCING,
+                    "epoch": switch.epoch,
+                    "created_by": f"demotion:{switch.switch_id}",
+                    "created_at": now,
+                    "pool_id": former.pool_id,
+                    "instance_id": former.instance_id,
+                    "exclude_zones": (),
+                    "readiness": 0,
+                    "launch_number": 0,
+                    "attempts": (),
+                    "generation": 0,
+                    "sync_percent": 0.0,
+                },
+            ),
+            Change(
+                Table.INSTANCES,
+                (former.instance_id,),
+                "only a former primary is demoted",
+                only_if={"role": Equals(InstanceRole.RETIRED_PENDING)},
+                put={"role": InstanceRole.STANDBY, "replica_id": replica_id},
+            ),
+        ),
+    )
 
 
 def conclude(switch: Switch, fate: Fate) -> Transaction:

@@ -229,6 +229,15 @@ def decline(agent: Agent, replica: Replica, *, handover_id: str, reason: str, no
     )
 
 
+def abort_planned(agent: Agent, *, handover_id: str) -> Transaction:
+    """End a handover because an operator asks, as `abort` does; but none that an interruption calls for by now."""
+    ending = abort(agent, handover_id=handover_id)
+    (change,) = ending.changes
+    conditions = {**change.only_if, "claim_urgency": Equals(int(Urgency.PLANNED))}
+    planned = dataclasses.replace(change, name="an operator aborts what is planned", only_if=conditions)
+    return Transaction("abort planned handover", (planned,))
+
+
 def promote(
     agent: Agent,
     replica: Replica,

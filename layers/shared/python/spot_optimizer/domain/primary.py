@@ -57,7 +57,7 @@ from spot_optimizer.domain.protocol import (
     WorkloadRunning,
     WorkloadStopped,
 )
-from spot_optimizer.domain.retired import Retired
+from spot_optimizer.domain.retired import SOON_SECONDS, Retired
 
 LAG_INTERVALS = 2
 """A standby is ready while it is at most so many sync intervals behind."""
@@ -420,10 +420,14 @@ class _Turn:
     def _retire(self, current_epoch: int) -> Retired:
         self.do(Remember(role=Role.RETIRED, epoch=current_epoch))
         self.do(Stop(f"epoch {self.state.epoch} is over, the agent is at {current_epoch}"), Disconnect(), FlushTail())
+        self.do(Beat())
         return Retired(
             epoch=current_epoch,
             last_beat=self.state.last_beat,
             readiness=self.state.readiness,
+            restore=self.state.restore,
+            live=not self.state.restore,
+            soon_until=self.now + SOON_SECONDS,
             notice_deadline=self.state.notice_deadline,
             notice_sent_at=self.state.notice_sent_at,
         )

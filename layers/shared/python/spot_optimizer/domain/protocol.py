@@ -136,12 +136,29 @@ class GenerationCommitted:
         covered_until: The primary's wall clock when it was taken, ISO 8601.
         final_for: Set when it is the final generation of this handover: its primary is frozen.
         readiness: The readiness that the primary had reported when it froze; with `final_for` only.
+        epoch: Of the primary that took it; None for the one that is followed. Generations are counted per epoch.
     """
 
     generation: int
     covered_until: str
     final_for: str | None = None
     readiness: int | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateHeld:
+    """Retired: what lies here is an image by now, durably, and generations can follow it.
+
+    Attributes:
+        generation: 0 if nothing can be held.
+        covered_until: The state up to here is in it, by the clock of whoever was its primary (ISO 8601).
+        epoch: Whose state it is.
+    """
+
+    generation: int
+    covered_until: str | None = None
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +250,7 @@ Event = (
     | Covered
     | ShippingFailed
     | GenerationCommitted
+    | StateHeld
     | SnapshotRestored
     | SnapshotRefused
     | ReadyAnswered
@@ -362,6 +380,11 @@ class TakeLastSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldState:
+    """Retired: make the state that was last live here an image, as if it had been received; answers `StateHeld`."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestoreSnapshot:
     """Standby: make the newest snapshot the image here; answers `SnapshotRestored` or `SnapshotRefused`."""
 
@@ -467,6 +490,7 @@ Action = (
     | AnswerLease
     | ShipFinal
     | TakeLastSnapshot
+    | HoldState
     | RestoreSnapshot
     | ReportReady
     | ReportUnready

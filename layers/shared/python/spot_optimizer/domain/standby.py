@@ -76,6 +76,7 @@ class Standby:
         asked: Number of its last question on this link that was granted; an earlier one that comes late is no news.
         lag_seconds: How far behind it was when the primary sent that question; None if it was not told.
         generation: The last generation that is durable here, 0 for none.
+        held_epoch: Of the primary that took it; None for the one that is followed.
         final_for: The handover whose final generation is durable here.
         commit_in_flight: A promotion was asked for and has not been answered.
         restoring: The handover for which a snapshot is being restored.
@@ -98,6 +99,7 @@ class Standby:
     asked: int = 0
     lag_seconds: float | None = None
     generation: int = 0
+    held_epoch: int | None = None
     covered_until: str | None = None
     final_for: str | None = None
     final_readiness: int = 0
@@ -157,6 +159,7 @@ class _Turn:
                 self._take_generation(event)
             case SnapshotRestored(handover_id, generation, covered_until):
                 self.put(restoring=None, restored=handover_id, generation=generation, covered_until=covered_until)
+                self.put(held_epoch=None)
                 self.put(final_for=None, lag_seconds=None)
             case SnapshotRefused(handover_id):
                 self.put(restoring=None, unrestorable=handover_id)
@@ -209,9 +212,10 @@ class _Turn:
         self.do(AnswerLease(request, granted=True, reason=""))
 
     def _take_generation(self, event: GenerationCommitted) -> None:
-        if event.generation < self.state.generation:
+        own = self.state.epoch
+        if (event.epoch or own, event.generation) < (self.state.held_epoch or own, self.state.generation):
             return
-        self.put(generation=event.generation, covered_until=event.covered_until)
+        self.put(generation=event.generation, held_epoch=event.epoch, covered_until=event.covered_until)
         if event.final_for is not None:
             self.put(final_for=event.final_for, final_readiness=event.readiness or 0, commit_after=NEVER)
         else:
@@ -319,9 +323,11 @@ class _Turn:
         if handover.handover_id in (state.restored, state.unrestorable) or state.final_for is not None:
             return False
         if state.generation and state.covered_until is not None:
-            # What a standby holds is of its own epoch, so a snapshot of an earlier one is older, whatever clocks say.
-            is_of_this_epoch = handover.snapshot_epoch in (None, state.epoch)
-            if not is_of_this_epoch or _instant(state.covered_until) >= _instant(handover.snapshot_taken_at):
+            # Epochs are in order, whatever clocks say; and a demoted primary holds the end of its own.
+            held, taken = state.held_epoch or state.epoch, handover.snapshot_epoch or state.epoch
+            if taken < held or (taken == held < state.epoch):
+                return False
+            if taken == held and _instant(state.covered_until) >= _instant(handover.snapshot_taken_at):
                 return False
         self.put(restoring=handover.handover_id)
         self.do(RestoreSnapshot(handover.handover_id))
