@@ -78,7 +78,6 @@ NOBODYS_COMMANDS = (
     "get /api/openapi.json",
     "post /api/agents/register",
     "post /api/agents/{agent_id}/commands/{command_id}/result",
-    "post /api/agents/{agent_id}/handovers/{handover_id}/abort",
     "post /api/agents/{agent_id}/handovers/{handover_id}/commit",
     "post /api/agents/{agent_id}/heartbeat",
     "post /api/agents/{agent_id}/log-tail",
