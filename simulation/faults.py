@@ -505,6 +505,17 @@ def _opening_held_beyond_its_attempt(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 20.0)
 
 
+def _claim_released_beyond_its_attempt(chance: Random, seed: int) -> Plan:
+    """A planned handover is aborted, so its execution fails; an operator stops it before it lets go, and asks anew."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("operator-promote", at),
+        _held("promote", chance.uniform(0.3, 1.5), "abort"),
+        _held("release claim", chance.uniform(0.8, 4.0), "retake"),
+    )
+    return Plan(seed, True, faults, at + 30.0)
+
+
 def _await_held_beyond_a_handover(chance: Random, seed: int) -> Plan:
     """A late copy of a task opens the handover while the execution begins to wait, until the next epoch is claimed."""
     at = chance.uniform(8.0, 11.0)
@@ -1032,6 +1043,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
     2: _demoted,
     3: _opening_held_beyond_readiness,
+    4: _claim_released_beyond_its_attempt,
     5: _opening_held_beyond_its_claim,
     6: _demotion_held,
     7: _abort_held_beyond_a_handover,
