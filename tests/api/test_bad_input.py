@@ -471,17 +471,22 @@ def test_tenants_and_tokens_are_for_operators(
         assert (answer.status, answer.problem) == (403, "Forbidden")
 
 
-@pytest.mark.parametrize("below", ["/heartbeat", "/log-tail", "/handovers/h-1/abort", "/replicas/rep-1/unready"])
+@pytest.mark.parametrize("below", ["/heartbeat", "/log-tail", "/handovers/h-1/commit", "/replicas/rep-1/unready"])
 def test_agents_calls_are_refused_to_everybody_else(http: Http, agent: Registration, below: str) -> None:
     bodies: dict[str, Any] = {
         "/heartbeat": {"epoch": 1, "role": "primary", "serving": True, "healthy": True},
         "/log-tail": {"size_bytes": 10},
-        "/handovers/h-1/abort": {"epoch": 1},
+        "/handovers/h-1/commit": {"epoch": 1, "basis": "lease-expired", "readiness": 1, "generation": 1},
         "/replicas/rep-1/unready": {"epoch": 1, "readiness": 1},
     }
     for token in (http.admin, http.client_token):
         answer = agent.call("POST", below, bodies[below], token=token)
         assert (answer.status, answer.problem) == (403, "Forbidden")
+
+
+def test_a_client_that_is_no_operator_aborts_nothing(http: Http, agent: Registration) -> None:
+    answer = agent.call("POST", "/handovers/h-1/abort", {}, token=http.client_token)
+    assert (answer.status, answer.problem) == (403, "Forbidden")
 
 
 def test_an_instance_may_not_speak_for_another(agent: Registration) -> None:

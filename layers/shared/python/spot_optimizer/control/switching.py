@@ -366,7 +366,12 @@ def _asked(agent: Agent, replica: Replica, wanted: Wanted, place: _Place, *, now
 
 
 def _is_what_was_asked(standby: Replica, wanted: Wanted) -> bool:
-    """Whether a switch to a standby that was there is the one that is asked for again."""
+    """Whether a switch to a standby that was there is the one that is asked for again.
+
+    One that was launched for a switch carries the request's key in its id; this one can only be compared.
+    """
+    if standby.type is ReplicaType.SWITCH:
+        return False
     there = _offer_of(standby)
     same_place = wanted.pool_id in (None, there.pool_id) and there.lifecycle is wanted.lifecycle
     return same_place and (standby.switch_reason, standby.switch_explanation) == (wanted.trigger, wanted.reason)
