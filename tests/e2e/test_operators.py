@@ -81,11 +81,14 @@ def test_a_manual_replica_passes_over_three_pools_without_capacity_and_a_planned
 def test_a_quota_error_is_passed_over_in_every_spot_pool_and_the_replica_is_on_demand(
     launch_workload: LaunchWorkload,
 ) -> None:
-    workload = launch_workload(instance_types=("r5.large",))
+    workload = launch_workload(instance_types=("c6i.large",))
     tenancy, market = workload.tenancy, workload.tenancy.aws.market
-    market.set_capacity("*/r5.large", available=False, error_code="MaxSpotInstanceCountExceeded")
-    tenancy.post(agent_path(workload, "/replicas"), {})
-    standby = workload.await_ready_standby()
+    market.set_capacity("*/c6i.large", available=False, error_code="MaxSpotInstanceCountExceeded")
+    try:
+        tenancy.post(agent_path(workload, "/replicas"), {})
+        standby = workload.await_ready_standby()
+    finally:
+        market.set_capacity("*/c6i.large", available=True)
     refused, launched = standby["attempts"][:-1], standby["attempts"][-1]
     assert refused
     assert all("MaxSpotInstanceCountExceeded" in attempt["outcome"] for attempt in refused)
@@ -112,7 +115,9 @@ def test_a_manual_replica_is_promoted_and_the_old_primary_demoted_back_and_forth
     workload = launch_workload()
     tenancy, market = workload.tenancy, workload.tenancy.aws.market
     first = workload.primary_id
-    (market.instance(first).disk / "ledger" / "image" / "ballast").write_bytes(os.urandom(BALLAST_BYTES))
+    carried = market.instance(first).disk / "ledger" / "image"
+    wait_for("the first image is taken", carried.is_dir, seconds=60)
+    (carried / "ballast").write_bytes(os.urandom(BALLAST_BYTES))
     tenancy.post(agent_path(workload, "/replicas"), {})
     standby = workload.await_ready_standby()
     assert sent_to_its_standby(workload, first) > BALLAST_BYTES

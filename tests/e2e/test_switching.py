@@ -99,7 +99,8 @@ def test_a_planned_switch_under_load_loses_nothing(launch_workload: LaunchWorklo
 
 
 def test_after_a_fallback_to_on_demand_a_workload_returns_to_spot_by_itself(launch_workload: LaunchWorkload) -> None:
-    workload = launch_workload()
+    # Pools of its own: those that other tests' notices struck are in cooldown.
+    workload = launch_workload(instance_types=("r6i.large", "r6i.xlarge"))
     market, before = workload.tenancy.aws.market, workload.view()
     market.set_capacity(None, available=False, lifecycle="spot")
     try:
