@@ -30,6 +30,7 @@ class Invocation:
         is_brisk: Its port calls take no time, so that nobody acts in between.
         attempt: (epoch, attempt) for the tasks of a failover's execution.
         about: The handover that a request names.
+        returned: It has done its work to the end.
         on_struck: Told when it is held up or killed.
     """
 
@@ -54,6 +55,7 @@ class Invocation:
         self.is_brisk = False
         self.attempt: tuple[int, int] | None = None
         self.about: str | None = None
+        self.returned = False
         self.on_struck: Callable[[], None] = lambda: None
         self._kernel = kernel
         self._ended = ended
@@ -80,6 +82,7 @@ class Invocation:
         except Killed:
             self._ended(None, None, True)
         else:
+            self.returned = True
             self._ended(result, None, False)
 
 

@@ -105,6 +105,7 @@ class World:
         self.reached: Counter[str] = Counter()
         self.epochs_served: dict[str, int] = {}
         self.last_moved_to: dict[str, str] = {}
+        self.last_mover: Invocation | None = None
         self.last_heard_at: dict[str, float] = {}
         self.claimed_at = float("-inf")
         self.promoted_at: list[tuple[float, int]] = []
@@ -499,6 +500,7 @@ class World:
 
     def _note_address(self, allocation_id: str, instance_id: str) -> None:
         self.last_moved_to[allocation_id] = instance_id
+        self.last_mover = current()
 
     # --- AWS's own doings ---
 
