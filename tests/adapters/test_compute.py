@@ -217,6 +217,17 @@ def described(state: str, addresses: tuple[tuple[str, bool], ...]) -> Any:
     )
 
 
+ASSOCIATED = ec2("AssociateAddress", "<return>true</return><associationId>eipassoc-1</associationId>")
+
+
+def held_by(instance_id: str) -> Any:
+    return ec2(
+        "DescribeAddresses",
+        f"<addressesSet><item><allocationId>eipalloc-1</allocationId><instanceId>{instance_id}</instanceId></item>"
+        "</addressesSet>",
+    )
+
+
 @pytest.mark.parametrize(
     ("addresses", "expected"),
     [
@@ -232,7 +243,8 @@ def test_an_address_moves_to_the_secondary_private_address_in_one_call(
         clients.ec2,
         "ec2",
         described("running", addresses),
-        ec2("AssociateAddress", "<return>true</return><associationId>eipassoc-1</associationId>"),
+        ASSOCIATED,
+        held_by("i-1"),
     )
     compute.move_address("eipalloc-1", "i-1")
     sent = parse_qs(transport.requests[1])
@@ -240,6 +252,23 @@ def test_an_address_moves_to_the_secondary_private_address_in_one_call(
     assert sent["NetworkInterfaceId"] == ["eni-1"]
     assert sent["PrivateIpAddress"] == [expected]
     assert sent["AllowReassociation"] == ["true"]
+
+
+def test_an_address_that_another_instance_holds_after_the_move_is_moved_again(
+    clients: Clients, compute: Ec2Compute
+) -> None:
+    Transport(clients.ec2, "ec2", described("running", (("10.0.1.10", True),)), ASSOCIATED, held_by("i-2"))
+    with pytest.raises(AddressNotMovable, match="i-2 holds it"):
+        compute.move_address("eipalloc-1", "i-1")
+
+
+def test_a_move_that_ec2_took_stands_where_it_does_not_say_who_holds_the_address(
+    clients: Clients, compute: Ec2Compute
+) -> None:
+    silence = [ec2_refusal("RequestLimitExceeded")] * 3
+    transport = Transport(clients.ec2, "ec2", described("running", (("10.0.1.10", True),)), ASSOCIATED, *silence)
+    compute.move_address("eipalloc-1", "i-1")
+    assert len(transport.requests) > 2, "it asked"
 
 
 def test_an_address_does_not_move_to_an_instance_that_is_pending(clients: Clients, compute: Ec2Compute) -> None:

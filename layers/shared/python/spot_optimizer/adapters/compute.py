@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import batched
@@ -227,10 +228,12 @@ class Ec2Compute:
     def move_address(self, allocation_id: str, instance_id: str) -> None:
         """Associate an Elastic IP with the instance's secondary private address (its only one, if it has no second).
 
-        One idempotent call, which works across zones and takes the address away from wherever it was.
+        One idempotent call, which works across zones and takes the address away from wherever it was; then EC2 is asked
+        where the address is.
 
         Raises:
-            AddressNotMovable: The instance is pending, or EC2 throttles.
+            AddressNotMovable: The instance is pending, EC2 throttles, or calls another instance the address's holder:
+                its answer is late, or another mover came after this one.
         """
         try:
             with service_failures(_SERVICE):
@@ -245,6 +248,9 @@ class Ec2Compute:
                     PrivateIpAddress=address,
                     AllowReassociation=True,
                 )
+                holder = self._holder(allocation_id)
+                if holder not in (None, instance_id):
+                    raise AddressNotMovable(f"{allocation_id} was moved to {instance_id}; {holder} holds it; try again")
         except (Throttled, ControlPlaneUnavailable) as error:
             raise AddressNotMovable(f"{allocation_id} can not be moved now: {error}") from error
         except ClientError as error:
@@ -270,6 +276,12 @@ class Ec2Compute:
                     if address.get("InstanceId")
                 }
         return holders
+
+    def _holder(self, allocation_id: str) -> str | None:
+        """Who holds an address; None if nobody is named, also where EC2 does not answer: it has taken the move."""
+        with suppress(Throttled, ControlPlaneUnavailable):
+            return self.address_holders([allocation_id]).get(allocation_id)
+        return None
 
     def _instances(self, instance_ids: Sequence[str]) -> list[InstanceTypeDef]:
         if not instance_ids:
