@@ -112,7 +112,8 @@ def sent_to_its_standby(workload: LedgerWorkload, instance_id: str) -> int:
 def test_a_manual_replica_is_promoted_and_the_old_primary_demoted_back_and_forth_ten_times_without_a_full_copy(
     launch_workload: LaunchWorkload,
 ) -> None:
-    workload = launch_workload()
+    # Pools of its own: nobody is demoted into one that another test's notice has just struck.
+    workload = launch_workload(instance_types=("c6i.xlarge", "c6i.2xlarge"))
     tenancy, market = workload.tenancy, workload.tenancy.aws.market
     first = workload.primary_id
     carried = market.instance(first).disk / "ledger" / "image"
