@@ -8,6 +8,10 @@ from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
+from infra.constructs.failure_queue import FailureQueue
+from infra.constructs.function import METRICS_NAMESPACE, Function
+from infra.constructs.state_machine import StateMachine
+
 _MINUTE = Duration.minutes(1)
 
 
@@ -21,6 +25,33 @@ class Alarms(Construct):
     def __init__(self, scope: Construct, construct_id: str) -> None:
         super().__init__(scope, construct_id)
         self.topic = sns.Topic(self, "Topic", enforce_ssl=True, display_name="Spot Optimizer alarms")
+
+    def when_executions_end_badly(
+        self, name: str, machine: StateMachine, *, failed: str, timed_out: str, aborted: str
+    ) -> None:
+        """Alarm as soon as an execution does not succeed.
+
+        Args:
+            name: The definition's name in CamelCase.
+            machine: Whose executions.
+            failed: What it means that one failed.
+            timed_out: That one ran for too long.
+            aborted: That one was stopped.
+        """
+        executions = machine.machine
+        self.when_above_zero(f"{name}Failed", executions.metric_failed(period=_MINUTE), meaning=failed)
+        self.when_above_zero(f"{name}TimedOut", executions.metric_timed_out(period=_MINUTE), meaning=timed_out)
+        self.when_above_zero(f"{name}Aborted", executions.metric_aborted(period=_MINUTE), meaning=aborted)
+
+    def when_function_fails(self, name: str, function: Function, *, meaning: str) -> None:
+        """Alarm as soon as an invocation ends with an error."""
+        errors = function.function.metric_errors(period=_MINUTE, statistic="Sum")
+        self.when_above_zero(f"{name}FunctionErrors", errors, meaning=meaning)
+
+    def when_messages_wait(self, name: str, failures: FailureQueue, *, meaning: str) -> None:
+        """Alarm as soon as something could be handed to nobody."""
+        waiting = failures.queue.metric_approximate_number_of_messages_visible(period=_MINUTE, statistic="Maximum")
+        self.when_above_zero(name, waiting, meaning=meaning)
 
     def when_above_zero(self, name: str, metric: cloudwatch.IMetric, *, meaning: str) -> None:
         """Alarm as soon as a sum over a minute is above zero; silence means all is well."""
@@ -69,3 +100,8 @@ class Alarms(Construct):
             treat_missing_data=missing,
         )
         alarm.add_alarm_action(actions.SnsAction(self.topic))
+
+
+def counted(metric_name: str) -> cloudwatch.Metric:
+    """What our own functions count, summed over a minute."""
+    return cloudwatch.Metric(namespace=METRICS_NAMESPACE, metric_name=metric_name, period=_MINUTE, statistic="Sum")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from aws_cdk import Duration, IgnoreMode
 from aws_cdk import aws_iam as iam
@@ -15,6 +17,8 @@ from constructs import Construct
 from infra.constructs.nag import acknowledge, acknowledge_wildcard
 from infra.constructs.shared_layer import ARCHITECTURES, MlLayer, SharedLayer
 from infra.settings import ROOT, Settings
+
+METRICS_NAMESPACE: Final = "SpotOptimizer"
 
 
 class Function(Construct):
@@ -30,7 +34,6 @@ class Function(Construct):
         construct_id: str,
         *,
         settings: Settings,
-        folder: str,
         layer: SharedLayer,
         ml_layer: MlLayer | None = None,
         environment: Mapping[str, str],
@@ -42,9 +45,8 @@ class Function(Construct):
 
         Args:
             scope: The stack.
-            construct_id: The folder's name in CamelCase.
+            construct_id: In CamelCase, the name of a folder below functions/, with a handler.py that has `handle`.
             settings: The deployment.
-            folder: Below functions/, with a handler.py that has `handle`.
             layer: What it imports.
             ml_layer: What it scores models with.
             environment: Beside stage and logging; `spot_optimizer.config` is what reads it.
@@ -53,6 +55,7 @@ class Function(Construct):
             failures: Where an asynchronous event goes that failed to the end.
         """
         super().__init__(scope, construct_id)
+        folder = re.sub(r"(?<!^)(?=[A-Z])", "_", construct_id).lower()
         log_group = logs.LogGroup(
             self,
             "Log",
@@ -83,7 +86,7 @@ class Function(Construct):
             environment={
                 "STAGE": settings.stage,
                 "POWERTOOLS_SERVICE_NAME": folder,
-                "POWERTOOLS_METRICS_NAMESPACE": "SpotOptimizer",
+                "POWERTOOLS_METRICS_NAMESPACE": METRICS_NAMESPACE,
                 "POWERTOOLS_LOG_LEVEL": "INFO",
                 **environment,
             },

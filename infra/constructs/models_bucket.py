@@ -8,6 +8,7 @@ from constructs import Construct
 
 from infra.constructs.function import Function
 from infra.constructs.nag import acknowledge
+from infra.constructs.private_bucket import PrivateBucket
 from infra.settings import Settings
 
 
@@ -16,19 +17,14 @@ class ModelsBucket(Construct):
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
         super().__init__(scope, construct_id)
-        self._bucket = s3.Bucket(
+        self._bucket = PrivateBucket(
             self,
             "Bucket",
-            encryption=s3.BucketEncryption.S3_MANAGED,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-            enforce_ssl=True,
-            minimum_tls_version=1.2,
+            settings=settings,
             lifecycle_rules=[
                 s3.LifecycleRule(id="forget-what-was-scored", prefix="scored/", expiration=Duration.days(15)),
                 s3.LifecycleRule(id="forget-broken-uploads", abort_incomplete_multipart_upload_after=Duration.days(1)),
             ],
-            removal_policy=settings.removal_policy,
         )
         acknowledge(
             self._bucket,

@@ -10,6 +10,7 @@ from constructs import Construct
 
 from infra.constructs.function import Function
 from infra.constructs.nag import acknowledge
+from infra.constructs.private_bucket import PrivateBucket
 from infra.settings import Settings
 
 #: How long S3 keeps a snapshot's object; `spot_optimizer.domain.snapshots` has the reasons, and a test compares them.
@@ -22,28 +23,19 @@ class SnapshotsBucket(Construct):
 
     def __init__(self, scope: Construct, construct_id: str, *, settings: Settings) -> None:
         super().__init__(scope, construct_id)
-        access_log = s3.Bucket(
+        access_log = PrivateBucket(
             self,
             "AccessLog",
-            encryption=s3.BucketEncryption.S3_MANAGED,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-            enforce_ssl=True,
-            minimum_tls_version=1.2,
+            settings=settings,
             lifecycle_rules=[s3.LifecycleRule(id="forget-accesses", expiration=Duration.days(90))],
-            removal_policy=settings.removal_policy,
         )
         acknowledge(access_log, "AwsSolutions-S1", "It is the access log: logging itself would never end.")
-        self._bucket = s3.Bucket(
+        self._bucket = PrivateBucket(
             self,
             "Bucket",
-            encryption=s3.BucketEncryption.S3_MANAGED,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-            enforce_ssl=True,
-            minimum_tls_version=1.2,
+            settings=settings,
             versioned=True,
-            server_access_logs_bucket=access_log,
+            access_log=access_log,
             lifecycle_rules=[
                 s3.LifecycleRule(id="forget-log-tails", prefix="log-tails/", expiration=Duration.days(30)),
                 *(
@@ -57,7 +49,6 @@ class SnapshotsBucket(Construct):
                     abort_incomplete_multipart_upload_after=Duration.days(1),
                 ),
             ],
-            removal_policy=settings.removal_policy,
         )
 
     @property

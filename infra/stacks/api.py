@@ -112,12 +112,10 @@ class ApiStack(Stack):
         CfnOutput(self, "ApiUrl", value=api.url)
 
     def _function(self, name: str, *, timeout_seconds: int, memory_megabytes: int) -> Function:
-        folder = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
         return Function(
             self,
             name,
             settings=self._settings,
-            folder=folder,
             layer=self._layer,
             environment={
                 **self._data.names,

@@ -5,12 +5,11 @@ A failover needs none of it.
 
 from __future__ import annotations
 
-from aws_cdk import CfnOutput, Duration, Stack
-from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import CfnOutput, Stack
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.constructs.alarms import Alarms
+from infra.constructs.alarms import Alarms, counted
 from infra.constructs.decision_schedule import DecisionSchedule
 from infra.constructs.ec2_access import allow_looking
 from infra.constructs.failure_queue import FailureQueue
@@ -20,8 +19,6 @@ from infra.constructs.state_machine import StateMachine, state_machine_arn
 from infra.constructs.table import CONDITIONAL_WRITES
 from infra.settings import Settings
 from infra.stacks.data import DataStack
-
-_MINUTE = Duration.minutes(1)
 
 
 class ModelStack(Stack):
@@ -44,13 +41,11 @@ class ModelStack(Stack):
         self._layer = SharedLayer(self, "SharedLayer", settings=settings)
         self._ml_layer = MlLayer(self, "MlLayer", settings=settings)
         self.activate_model_arn = state_machine_arn(self, settings, "activate_model")
-        activate_model = self._function("ActivateModel", folder="activate_model", timeout_seconds=120)
-        score_risk = self._function("ScoreRisk", folder="score_risk", timeout_seconds=60)
+        activate_model = self._function("ActivateModel", timeout_seconds=120)
+        score_risk = self._function("ScoreRisk", timeout_seconds=60)
         failures = FailureQueue(self, "ScheduleFailures")
         failures.allow_events_of(self.account)
-        self.decide_fleet = self._function(
-            "DecideFleet", folder="decide_fleet", timeout_seconds=240, failures=failures.queue
-        )
+        self.decide_fleet = self._function("DecideFleet", timeout_seconds=240, failures=failures.queue)
         self._allow_decide_fleet(self.decide_fleet)
         DecisionSchedule(self, "Decisions", decider=self.decide_fleet, undeliverable=failures.queue)
         self._allow_activate_model(activate_model)
@@ -63,47 +58,35 @@ class ModelStack(Stack):
             substitutes={"ActivateModelFunction": activate_model, "ScoreRiskFunction": score_risk},
         )
         alarms = Alarms(self, "Alarms")
-        alarms.when_above_zero(
-            "ActivateModelFailed",
-            machine.machine.metric_failed(period=_MINUTE),
-            meaning="ActivateModel: a model was rolled back, or its activation failed; what was live before serves.",
+        alarms.when_executions_end_badly(
+            "ActivateModel",
+            machine,
+            failed="ActivateModel: a model was rolled back, or its activation failed; what was live before serves.",
+            timed_out="ActivateModel: an activation timed out; the next one, or a fallback, ends it first.",
+            aborted="ActivateModel: an activation was stopped by hand; the next one, or a fallback, ends it first.",
         )
-        alarms.when_above_zero(
-            "ActivateModelTimedOut",
-            machine.machine.metric_timed_out(period=_MINUTE),
-            meaning="ActivateModel: an activation timed out; the next one, or a fallback, ends it first.",
+        alarms.when_function_fails(
+            "ScoreRisk", score_risk, meaning="ScoreRisk: rows were not scored; the advisor band stands in."
         )
-        alarms.when_above_zero(
-            "ActivateModelAborted",
-            machine.machine.metric_aborted(period=_MINUTE),
-            meaning="ActivateModel: an activation was stopped by hand; the next one, or a fallback, ends it first.",
-        )
-        alarms.when_above_zero(
-            "ScoreRiskFunctionErrors",
-            score_risk.function.metric_errors(period=_MINUTE, statistic="Sum"),
-            meaning="ScoreRisk: rows were not scored; the advisor band stands in.",
-        )
-        alarms.when_above_zero(
-            "DecideFleetFunctionErrors",
-            self.decide_fleet.function.metric_errors(period=_MINUTE, statistic="Sum"),
+        alarms.when_function_fails(
+            "DecideFleet",
+            self.decide_fleet,
             meaning="DecideFleet: nothing was decided; recommendations come from the rule until it is again.",
         )
         alarms.when_silent(
             "DecisionsStandStill",
-            cloudwatch.Metric(namespace="SpotOptimizer", metric_name="FleetDecisions", period=_MINUTE, statistic="Sum"),
+            counted("FleetDecisions"),
             minutes=15,
             meaning="Nobody decides for the agents any more: no schedule has succeeded for a quarter hour.",
         )
         alarms.when_above_zero(
             "DecisionsNotKept",
-            cloudwatch.Metric(
-                namespace="SpotOptimizer", metric_name="DecisionsNotKept", period=_MINUTE, statistic="Sum"
-            ),
+            counted("DecisionsNotKept"),
             meaning="Decisions could not be stored, so that nobody acts upon them, and nobody can explain them.",
         )
-        alarms.when_above_zero(
+        alarms.when_messages_wait(
             "ScheduleLost",
-            failures.queue.metric_approximate_number_of_messages_visible(period=_MINUTE, statistic="Maximum"),
+            failures,
             meaning="A scheduled decision failed to the end, or never began; it waits in the dead-letter queue.",
         )
         CfnOutput(self, "DecideFleetFunctionName", value=self.decide_fleet.name)
@@ -111,12 +94,11 @@ class ModelStack(Stack):
         CfnOutput(self, "ScoreRiskFunctionName", value=score_risk.name)
         CfnOutput(self, "ModelAlarmsTopicArn", value=alarms.topic.topic_arn)
 
-    def _function(self, name: str, *, folder: str, timeout_seconds: int, failures: sqs.Queue | None = None) -> Function:
+    def _function(self, name: str, *, timeout_seconds: int, failures: sqs.Queue | None = None) -> Function:
         return Function(
             self,
             name,
             settings=self._settings,
-            folder=folder,
             layer=self._layer,
             ml_layer=self._ml_layer,
             environment=self._data.names,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aws_cdk import CfnOutput, Duration, Stack
-from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from infra.constructs.alarms import Alarms
+from infra.constructs.alarms import Alarms, counted
 from infra.constructs.ec2_access import (
     CATALOGUE,
     allow_ending,
@@ -56,6 +58,7 @@ class WorkflowStack(Stack):
             description="Spot Optimizer: signals and workflows",
             termination_protection=settings.keeps_data,
         )
+        self._settings = settings
         self._data = data
         self.fail_over_arn = state_machine_arn(self, settings, "fail_over")
         self.prepare_replica_arn = state_machine_arn(self, settings, "prepare_replica")
@@ -63,80 +66,34 @@ class WorkflowStack(Stack):
         failures = FailureQueue(self, "Failures")
         failures.allow_events_of(self.account)
         join_key = JoinKey(self, "JoinKey", settings=settings)
-        layer = SharedLayer(self, "SharedLayer", settings=settings)
+        self._layer = SharedLayer(self, "SharedLayer", settings=settings)
         environment = {
-            **data.names,
             "FAIL_OVER_STATE_MACHINE_ARN": self.fail_over_arn,
             "PREPARE_REPLICA_STATE_MACHINE_ARN": self.prepare_replica_arn,
             "API_URL_PARAMETER": settings.api_url_parameter,
             "HEARTBEAT_TIMEOUT": str(settings.heartbeat_timeout_seconds),
         }
-        self.fail_over = Function(
-            self,
-            "FailOver",
-            settings=settings,
-            folder="fail_over",
-            layer=layer,
-            environment=environment,
-            timeout_seconds=30,
-            memory_megabytes=1024,
-            failures=failures.queue,
+        self.fail_over = self._function(
+            "FailOver", environment, timeout_seconds=30, memory_megabytes=1024, failures=failures.queue
         )
-        self.prepare_replica = Function(
-            self,
-            "PrepareReplica",
-            settings=settings,
-            folder="prepare_replica",
-            layer=layer,
-            environment={**environment, "JOIN_KEY_ID": join_key.id},
-            timeout_seconds=60,
-            memory_megabytes=512,
+        self.prepare_replica = self._function(
+            "PrepareReplica", {**environment, "JOIN_KEY_ID": join_key.id}, timeout_seconds=60
         )
-        self.collect_prices = Function(
-            self,
-            "CollectPrices",
-            settings=settings,
-            folder="collect_prices",
-            layer=layer,
-            environment=data.names,
-            timeout_seconds=120,
-            memory_megabytes=512,
-            failures=failures.queue,
-        )
-        self.fill_gaps = Function(
-            self,
-            "FillGaps",
-            settings=settings,
-            folder="fill_gaps",
-            layer=layer,
-            environment={**data.names, "GAP_RULES": settings.gap_rules},
-            timeout_seconds=60,
-            memory_megabytes=512,
-        )
-        self.sweep_orphans = Function(
-            self,
+        self.collect_prices = self._function("CollectPrices", {}, timeout_seconds=120, failures=failures.queue)
+        self.fill_gaps = self._function("FillGaps", {"GAP_RULES": settings.gap_rules}, timeout_seconds=60)
+        self.sweep_orphans = self._function(
             "SweepOrphans",
-            settings=settings,
-            folder="sweep_orphans",
-            layer=layer,
-            environment={
-                **data.names,
+            {
                 "ORPHAN_GRACE_SECONDS": str(settings.orphan_grace_seconds),
                 "ORPHAN_VOLUME_GRACE_SECONDS": str(settings.orphan_volume_grace_seconds),
             },
             timeout_seconds=120,
-            memory_megabytes=512,
             failures=failures.queue,
         )
-        self.switch_agents = Function(
-            self,
+        self.switch_agents = self._function(
             "SwitchAgents",
-            settings=settings,
-            folder="switch_agents",
-            layer=layer,
-            environment={**data.names, "PREPARE_REPLICA_STATE_MACHINE_ARN": self.prepare_replica_arn},
+            {"PREPARE_REPLICA_STATE_MACHINE_ARN": self.prepare_replica_arn},
             timeout_seconds=60,
-            memory_megabytes=512,
             failures=failures.queue,
         )
         self._allow_fail_over(settings)
@@ -147,51 +104,38 @@ class WorkflowStack(Stack):
         self._allow_switch_agents(settings)
         join_key.allow_deriving(self.prepare_replica.grantee)
 
-        fail_over_machine = StateMachine(
-            self,
-            "FailOverMachine",
-            settings=settings,
-            definition="fail_over",
-            substitutes={"FailOverFunction": self.fail_over},
-        )
-        prepare_replica_machine = StateMachine(
-            self,
-            "PrepareReplicaMachine",
-            settings=settings,
-            definition="prepare_replica",
-            substitutes={"PrepareReplicaFunction": self.prepare_replica},
-        )
-        fill_gaps_machine = StateMachine(
-            self,
-            "FillGapsMachine",
-            settings=settings,
-            definition="fill_gaps",
-            substitutes={"FillGapsFunction": self.fill_gaps},
-        )
-        switch_agents_machine = StateMachine(
-            self,
-            "SwitchAgentsMachine",
-            settings=settings,
-            definition="switch_agents",
-            substitutes={"SwitchAgentsFunction": self.switch_agents},
-        )
+        machines = {
+            name: StateMachine(
+                self,
+                f"{name}Machine",
+                settings=settings,
+                definition=definition,
+                substitutes={f"{name}Function": function},
+            )
+            for name, definition, function in (
+                ("FailOver", "fail_over", self.fail_over),
+                ("PrepareReplica", "prepare_replica", self.prepare_replica),
+                ("FillGaps", "fill_gaps", self.fill_gaps),
+                ("SwitchAgents", "switch_agents", self.switch_agents),
+            )
+        }
         InterruptionSignals(self, "Signals", starter=self.fail_over, undeliverable=failures.queue)
         PriceSchedule(
             self,
             "Prices",
             collector=self.collect_prices,
-            filling=fill_gaps_machine,
+            filling=machines["FillGaps"],
             undeliverable=failures.queue,
         )
         OrphanSweep(self, "Orphans", sweeper=self.sweep_orphans, undeliverable=failures.queue)
         SwitchSchedule(
             self,
             "Switches",
-            switching=switch_agents_machine,
+            switching=machines["SwitchAgents"],
             switcher=self.switch_agents,
             undeliverable=failures.queue,
         )
-        self._watch(fail_over_machine, prepare_replica_machine, fill_gaps_machine, switch_agents_machine, failures)
+        self._watch(machines, failures)
 
         CfnOutput(self, "FailOverStateMachineArn", value=self.fail_over_arn)
         CfnOutput(self, "PrepareReplicaStateMachineArn", value=self.prepare_replica_arn)
@@ -201,6 +145,26 @@ class WorkflowStack(Stack):
         CfnOutput(self, "CollectPricesFunctionName", value=self.collect_prices.name)
         CfnOutput(self, "FailOverFunctionName", value=self.fail_over.name)
         CfnOutput(self, "SweepOrphansFunctionName", value=self.sweep_orphans.name)
+
+    def _function(
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        *,
+        timeout_seconds: int,
+        memory_megabytes: int = 512,
+        failures: sqs.Queue | None = None,
+    ) -> Function:
+        return Function(
+            self,
+            name,
+            settings=self._settings,
+            layer=self._layer,
+            environment={**self._data.names, **environment},
+            timeout_seconds=timeout_seconds,
+            memory_megabytes=memory_megabytes,
+            failures=failures,
+        )
 
     def _allow_fail_over(self, settings: Settings) -> None:
         data, function = self._data, self.fail_over
@@ -287,48 +251,32 @@ class WorkflowStack(Stack):
         function.allow("states:StartExecution", on=state_machine_arn(self, settings, "prepare_replica"))
         allow_looking(function, *CATALOGUE)
 
-    def _watch(
-        self,
-        fail_over: StateMachine,
-        prepare_replica: StateMachine,
-        fill_gaps: StateMachine,
-        switch_agents: StateMachine,
-        failures: FailureQueue,
-    ) -> None:
+    def _watch(self, machines: Mapping[str, StateMachine], failures: FailureQueue) -> None:
         alarms = Alarms(self, "Alarms")
-        for name, machine in (
-            ("FailOver", fail_over.machine),
-            ("PrepareReplica", prepare_replica.machine),
-            ("FillGaps", fill_gaps.machine),
-            ("SwitchAgents", switch_agents.machine),
-        ):
-            alarms.when_above_zero(
-                f"{name}Failed", machine.metric_failed(period=_MINUTE), meaning=f"{name}: an execution failed."
-            )
-            alarms.when_above_zero(
-                f"{name}TimedOut", machine.metric_timed_out(period=_MINUTE), meaning=f"{name}: an execution timed out."
-            )
-            alarms.when_above_zero(
-                f"{name}Aborted",
-                machine.metric_aborted(period=_MINUTE),
-                meaning=f"{name}: an execution was stopped by hand.",
+        for name, machine in machines.items():
+            alarms.when_executions_end_badly(
+                name,
+                machine,
+                failed=f"{name}: an execution failed.",
+                timed_out=f"{name}: an execution timed out.",
+                aborted=f"{name}: an execution was stopped by hand.",
             )
         for name, function in (
-            ("FailOver", self.fail_over.function),
-            ("PrepareReplica", self.prepare_replica.function),
-            ("CollectPrices", self.collect_prices.function),
-            ("FillGaps", self.fill_gaps.function),
-            ("SweepOrphans", self.sweep_orphans.function),
-            ("SwitchAgents", self.switch_agents.function),
+            ("FailOver", self.fail_over),
+            ("PrepareReplica", self.prepare_replica),
+            ("CollectPrices", self.collect_prices),
+            ("FillGaps", self.fill_gaps),
+            ("SweepOrphans", self.sweep_orphans),
+            ("SwitchAgents", self.switch_agents),
         ):
-            alarms.when_above_zero(
-                f"{name}FunctionErrors",
-                function.metric_errors(period=_MINUTE, statistic="Sum"),
+            alarms.when_function_fails(
+                name,
+                function,
                 meaning=f"{name}: a task ended with an error; the state machine may have retried it.",
             )
             alarms.when_above_zero(
                 f"{name}FunctionThrottled",
-                function.metric_throttles(period=_MINUTE, statistic="Sum"),
+                function.function.metric_throttles(period=_MINUTE, statistic="Sum"),
                 meaning=f"{name}: Lambda had no capacity left for a task.",
             )
         alarms.when_silent(
@@ -339,28 +287,22 @@ class WorkflowStack(Stack):
         )
         alarms.when_silent(
             "CollectorStandsStill",
-            cloudwatch.Metric(
-                namespace="SpotOptimizer", metric_name="PriceCollections", period=_MINUTE, statistic="Sum"
-            ),
+            counted("PriceCollections"),
             minutes=15,
             meaning="No prices come from AWS any more: no collection has succeeded for a quarter hour.",
         )
         alarms.when_above_zero(
             "OrphanSweepHalted",
-            cloudwatch.Metric(
-                namespace="SpotOptimizer", metric_name="OrphanSweepsHalted", period=_MINUTE, statistic="Sum"
-            ),
+            counted("OrphanSweepsHalted"),
             meaning="More seems to be nobody's than one sweep may end: it ended nothing; look at GET /api/orphans.",
         )
         alarms.when_silent(
             "OrphanSweepStandsStill",
-            cloudwatch.Metric(namespace="SpotOptimizer", metric_name="OrphanSweeps", period=_MINUTE, statistic="Sum"),
+            counted("OrphanSweeps"),
             minutes=30,
             meaning="Nobody looks for orphans any more: no sweep for them has succeeded for half an hour.",
         )
-        alarms.when_above_zero(
-            "SignalLost",
-            failures.queue.metric_approximate_number_of_messages_visible(period=_MINUTE, statistic="Maximum"),
-            meaning="A signal reached nobody; it waits in the dead-letter queue.",
+        alarms.when_messages_wait(
+            "SignalLost", failures, meaning="A signal reached nobody; it waits in the dead-letter queue."
         )
         CfnOutput(self, "AlarmsTopicArn", value=alarms.topic.topic_arn)
