@@ -26,6 +26,7 @@ class Function(Construct):
 
     Attributes:
         function: For integrations and targets.
+        folder: Below functions/; what it counts carries this name.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Function(Construct):
             },
         )
         self._role = role
+        self.folder = folder
         acknowledge_wildcard(role, "*", "X-Ray takes segments for no narrower resource.")
         for rule in ("AwsSolutions-L1", "Serverless-LambdaLatestVersion"):
             acknowledge(self.function, rule, "3.13 is what the layer's wheels, every test and the embedded AWS run on.")

@@ -75,13 +75,13 @@ class ModelStack(Stack):
         )
         alarms.when_silent(
             "DecisionsStandStill",
-            counted("FleetDecisions"),
+            counted("FleetDecisions", self.decide_fleet),
             minutes=15,
             meaning="Nobody decides for the agents any more: no schedule has succeeded for a quarter hour.",
         )
         alarms.when_above_zero(
             "DecisionsNotKept",
-            counted("DecisionsNotKept"),
+            counted("DecisionsNotKept", self.decide_fleet),
             meaning="Decisions could not be stored, so that nobody acts upon them, and nobody can explain them.",
         )
         alarms.when_messages_wait(

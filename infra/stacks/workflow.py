@@ -281,24 +281,24 @@ class WorkflowStack(Stack):
             )
         alarms.when_silent(
             "SweepStopped",
-            self.fail_over.function.metric_invocations(period=_MINUTE, statistic="Sum"),
+            counted("Sweeps", self.fail_over),
             minutes=5,
-            meaning="Nobody looks for silent agents any more: the one-minute sweep has not run for five minutes.",
+            meaning="Nobody looks for silent agents any more: no one-minute sweep has succeeded for five minutes.",
         )
         alarms.when_silent(
             "CollectorStandsStill",
-            counted("PriceCollections"),
+            counted("PriceCollections", self.collect_prices),
             minutes=15,
             meaning="No prices come from AWS any more: no collection has succeeded for a quarter hour.",
         )
         alarms.when_above_zero(
             "OrphanSweepHalted",
-            counted("OrphanSweepsHalted"),
+            counted("OrphanSweepsHalted", self.sweep_orphans),
             meaning="More seems to be nobody's than one sweep may end: it ended nothing; look at GET /api/orphans.",
         )
         alarms.when_silent(
             "OrphanSweepStandsStill",
-            counted("OrphanSweeps"),
+            counted("OrphanSweeps", self.sweep_orphans),
             minutes=30,
             meaning="Nobody looks for orphans any more: no sweep for them has succeeded for half an hour.",
         )

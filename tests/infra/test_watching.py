@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from spot_optimizer import wiring
 from tests.infra.conftest import ROOT, Deployment
 
 
@@ -50,10 +52,38 @@ def test_a_signal_that_reached_nobody_calls_a_person(dev: Deployment) -> None:
         assert alarm["Threshold"] == 0
 
 
-def test_a_control_plane_that_died_silently_calls_a_person(dev: Deployment) -> None:
-    [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "Invocations"]
+def test_a_sweep_that_stopped_calls_a_person_however_busy_its_function_is(dev: Deployment) -> None:
+    # The same function is told of every instance of the account that ends: that it is invoked says nothing of the sweep.
+    [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "Sweeps"]
+    assert alarm["EvaluationPeriods"] == 5
     assert alarm["ComparisonOperator"] == "LessThanThreshold"
     assert alarm["TreatMissingData"] == "breaching"
+
+
+def test_an_alarm_looks_at_what_its_function_writes(
+    dev: Deployment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = [alarm for alarm in _alarms(dev) if alarm["Namespace"] == "SpotOptimizer"]
+    assert len(ours) >= 5
+    functions = [one["Environment"]["Variables"] for one in dev.properties("AWS::Lambda::Function").values()]
+    for alarm in ours:
+        name, looked_at = alarm["MetricName"], {one["Name"]: one["Value"] for one in alarm.get("Dimensions", [])}
+        writers = [
+            given
+            for given in functions
+            if f'wiring.count("{name}"' in (ROOT / "functions" / given["POWERTOOLS_SERVICE_NAME"] / "handler.py").read_text()
+        ]
+        [given] = writers
+        for variable in ("POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE"):
+            monkeypatch.setenv(variable, given[variable])
+        capsys.readouterr()
+        wiring.count(name, 1)
+        written = json.loads(capsys.readouterr().out)
+        [metric] = written["_aws"]["CloudWatchMetrics"]
+        assert metric["Namespace"] == alarm["Namespace"]
+        # CloudWatch takes a metric with other dimensions for another metric.
+        [dimensions] = metric["Dimensions"]
+        assert {dimension: written[dimension] for dimension in dimensions} == looked_at, name
 
 
 @pytest.mark.parametrize("metric", ["PriceCollections", "FleetDecisions"])
