@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 
+from spot_optimizer.adapters import target_groups
 from spot_optimizer.adapters.allowances import TaggedResources
-from spot_optimizer.adapters.dns import TTL_SECONDS, DnsRecords
+from spot_optimizer.adapters.dns import LOOKS, TTL_SECONDS, DnsRecords
 from spot_optimizer.adapters.sessions import Clients
 from spot_optimizer.adapters.target_groups import TargetGroups
+from spot_optimizer.control.traffic import LOOKED_AT_LEAST
 from spot_optimizer.domain.agents import TrafficAdapter
 from spot_optimizer.errors import AddressNotMovable
+from spot_optimizer.ports import TrafficPath
 from tests.adapters.test_inventory import launch
 
 TAG = [{"Key": "spot-optimizer:client", "Value": "acme"}]
@@ -59,22 +62,33 @@ def address_of(clients: Clients, instance_id: str, name: str) -> str:
     return str(found[name])  # type: ignore[literal-required]
 
 
+def holder(path: TrafficPath, target: str) -> str | None:
+    return path.holders([target])[target]
+
+
+def calls(client: Any) -> list[str]:
+    """Names of the operations that the client is asked for from now on."""
+    asked: list[str] = []
+    client.meta.events.register("before-call", lambda model, **_: asked.append(model.name))
+    return asked
+
+
 @pytest.mark.parametrize("kind", ["instance", "ip"])
 def test_a_target_group_leads_to_one_instance_alone(clients: Clients, instances: tuple[str, str], kind: str) -> None:
     group, path, (old, new) = a_target_group(clients, kind), TargetGroups(clients), instances
-    assert path.holder(group) is None
+    assert holder(path, group) is None
     path.move(group, old, client_id="acme")
-    assert path.holder(group) == old
+    assert holder(path, group) == old
     for _ in range(2):
         path.move(group, new, client_id="acme")
-        assert path.holder(group) == new
+        assert holder(path, group) == new
     expected = new if kind == "instance" else address_of(clients, new, "PrivateIpAddress")
     assert registered(clients, group) == {expected}
     clients.elb.register_targets(
         TargetGroupArn=group,
         Targets=[{"Id": old if kind == "instance" else address_of(clients, old, "PrivateIpAddress")}],
     )
-    assert path.holder(group) is None, "it is astray while it leads to two"
+    assert holder(path, group) is None, "it is astray while it leads to two"
 
 
 def test_a_target_group_is_not_moved_to_what_is_gone(clients: Clients, instances: tuple[str, str]) -> None:
@@ -89,10 +103,10 @@ def test_a_record_names_the_primary_and_is_forgotten_soon(
 ) -> None:
     zone_id, path, (old, new) = a_zone(clients, private=private), DnsRecords(clients), instances
     target = f"{zone_id}/db.example.com"
-    assert path.holder(target) is None
+    assert holder(path, target) is None
     for instance_id in (old, new, new):
         path.move(target, instance_id, client_id="acme")
-        assert path.holder(target) == instance_id
+        assert holder(path, target) == instance_id
     [record] = records_in(clients, zone_id)
     assert record["ResourceRecords"] == [{"Value": address_of(clients, new, kind)}]
     assert record["TTL"] == TTL_SECONDS <= 10
@@ -113,6 +127,49 @@ def test_a_record_is_not_moved_to_what_does_not_run(clients: Clients, instances:
     clients.ec2.terminate_instances(InstanceIds=[instances[0]])
     with pytest.raises(AddressNotMovable, match="does not run"):
         DnsRecords(clients).move(f"{zone_id}/db.example.com", instances[0], client_id="acme")
+
+
+def test_the_records_of_a_zone_are_asked_about_at_once_and_no_zone_takes_more_than_its_share(
+    clients: Clients, instances: tuple[str, str]
+) -> None:
+    zone_id, path = a_zone(clients), DnsRecords(clients)
+    targets = [f"{zone_id}/db{number:02}.example.com" for number in range(20)]
+    for number, target in enumerate(targets):
+        path.move(target, instances[number % 2], client_id="acme")
+    asked, asked_ec2 = calls(clients.route53), calls(clients.ec2)
+    expected = {target: instances[number % 2] for number, target in enumerate(targets)}
+    assert path.holders([*targets[7:], *targets[:7]]) == expected
+    assert (len(asked), len(asked_ec2)) == (2, 1), "once from the one it begins with, once from the first"
+    asked.clear()
+    gone = [f"Z000000000000{number}/db.example.com" for number in range(9)]
+    assert path.holders([*gone, *targets]) == {}
+    assert len(asked) <= LOOKS
+    assert path.holders([gone[0], *targets]) == expected, "a zone that is gone hides no other"
+
+
+def test_a_record_that_is_not_there_leads_nowhere_and_hides_no_other(
+    clients: Clients, instances: tuple[str, str]
+) -> None:
+    zone_id, path = a_zone(clients), DnsRecords(clients)
+    here, missing = f"{zone_id}/db.example.com", f"{zone_id}/api.example.com"
+    path.move(here, instances[0], client_id="acme")
+    for order in ([here, missing], [missing, here]):
+        assert path.holders(order) == {here: instances[0], missing: None}
+
+
+def test_of_many_target_groups_the_first_are_asked_about(clients: Clients, instances: tuple[str, str]) -> None:
+    group, path = a_target_group(clients), TargetGroups(clients)
+    path.move(group, instances[0], client_id="acme")
+    gone = [f"{group[:-4]}{number:04}" for number in range(target_groups.LOOKS)]
+    asked = calls(clients.elb)
+    assert path.holders([*gone[1:], group]) == {group: instances[0]}, "a group that is gone hides no other"
+    assert path.holders([*gone, group]) == {}
+    assert len(asked) == 2 * target_groups.LOOKS
+
+
+def test_each_path_tells_of_as_many_as_have_their_turn(clients: Clients) -> None:
+    assert target_groups.LOOKS >= LOOKED_AT_LEAST
+    assert LOOKS // 2 >= LOOKED_AT_LEAST, "each in a zone of its own, of which nothing is known yet"
 
 
 def test_a_path_is_allowed_by_its_tag(clients: Clients) -> None:

@@ -53,7 +53,7 @@ def test_a_signal_that_reached_nobody_calls_a_person(dev: Deployment) -> None:
 
 
 def test_a_sweep_that_stopped_calls_a_person_however_busy_its_function_is(dev: Deployment) -> None:
-    # The same function is told of every instance of the account that ends: that it is invoked says nothing of the sweep.
+    # The same function is told of every instance of the account that ends: its being invoked says nothing of the sweep.
     [alarm] = [alarm for alarm in _alarms(dev) if alarm["MetricName"] == "Sweeps"]
     assert alarm["EvaluationPeriods"] == 5
     assert alarm["ComparisonOperator"] == "LessThanThreshold"
@@ -71,7 +71,8 @@ def test_an_alarm_looks_at_what_its_function_writes(
         writers = [
             given
             for given in functions
-            if f'wiring.count("{name}"' in (ROOT / "functions" / given["POWERTOOLS_SERVICE_NAME"] / "handler.py").read_text()
+            if f'wiring.count("{name}"'
+            in (ROOT / "functions" / given["POWERTOOLS_SERVICE_NAME"] / "handler.py").read_text()
         ]
         [given] = writers
         for variable in ("POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 import pytest
 
 from spot_optimizer.control import failover, signals
+from spot_optimizer.control.traffic import LOOKED_AT_LEAST
 from spot_optimizer.domain.agents import Agent, TrafficAdapter
 from spot_optimizer.domain.traffic import check_target, record_of
-from spot_optimizer.errors import AddressNotMovable, InvalidRequest
+from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.errors import AddressNotMovable, InvalidRequest, Throttled
 from tests.builders import AGENT, PRIMARY, STANDBY, a_heartbeat, a_standby, an_agent
 from tests.unit.test_failover import FakePlane
 
@@ -29,6 +33,9 @@ class FakePath:
         self.leads_to: dict[str, str] = {}
         self.moves: list[str] = []
         self.refuses = 0
+        self.unanswered: Exception | None = None
+        self.answers_at_most = 100
+        self.asked: list[tuple[str, ...]] = []
 
     def move(self, target: str, instance_id: str, *, client_id: str) -> None:
         assert client_id == "acme"
@@ -38,8 +45,11 @@ class FakePath:
         self.moves.append(instance_id)
         self.leads_to[target] = instance_id
 
-    def holder(self, target: str) -> str | None:
-        return self.leads_to.get(target)
+    def holders(self, targets: Sequence[str]) -> Mapping[str, str | None]:
+        self.asked.append(tuple(targets))
+        if self.unanswered is not None:
+            raise self.unanswered
+        return {target: self.leads_to.get(target) for target in targets[: self.answers_at_most]}
 
 
 @pytest.mark.parametrize(("adapter", "target"), [*TARGETS.items(), (TrafficAdapter.NONE, None)])
@@ -117,3 +127,64 @@ class TestEveryPath:
         assert path.moves == [STANDBY, STANDBY]
         signals.sweep(plane)
         assert path.moves == [STANDBY, STANDBY], "what leads where it should is left alone"
+
+    def test_that_is_not_looked_at_this_time_is_left_alone(self, adapter: TrafficAdapter) -> None:
+        plane, path, _ = promoted(adapter)
+        failover.move_traffic(plane, AGENT)
+        path.leads_to[TARGETS[adapter]] = PRIMARY
+        path.answers_at_most = 0
+        signals.sweep(plane)
+        assert path.moves == [STANDBY]
+
+    def test_whose_service_throttles_hides_no_other(self, adapter: TrafficAdapter) -> None:
+        plane, path, agent = promoted(adapter)
+        failover.move_traffic(plane, AGENT)
+        path.unanswered = Throttled("slow down")
+        address = TARGETS[TrafficAdapter.EIP]
+        other = dataclasses.replace(
+            agent, agent_id="agt-9", traffic_adapter=TrafficAdapter.EIP, traffic_target=address, traffic_epoch=2
+        )
+        plane.records.put(other)
+        plane.records.put_heartbeat(a_heartbeat(agent_id="agt-9", instance_id=STANDBY, epoch=2, at=plane.now))
+        plane.compute.addresses[address] = PRIMARY
+        signals.sweep(plane)
+        assert plane.compute.addresses[address] == STANDBY
+
+
+def test_every_path_of_a_large_fleet_has_its_turn() -> None:
+    plane, path = FakePlane(), FakePath()
+    plane.paths[TrafficAdapter.ROUTE53] = path
+    path.answers_at_most = LOOKED_AT_LEAST
+    for number in range(53):
+        target = f"Z0123456789/db{number}.example.com"
+        path.leads_to[target] = PRIMARY
+        plane.records.put(
+            an_agent(agent_id=f"agt-{number}", traffic_adapter=TrafficAdapter.ROUTE53, traffic_target=target)
+        )
+    answered: set[str] = set()
+    for _ in range(53 // LOOKED_AT_LEAST + 1):
+        signals.sweep(plane)
+        answered |= set(path.asked[-1][:LOOKED_AT_LEAST])
+        plane.now += timedelta(minutes=1)
+    assert len(answered) == 53
+    assert all(len(asked) == 53 for asked in path.asked), "one question for all of them"
+
+
+def test_one_agent_that_can_not_be_looked_after_keeps_the_sweep_from_no_other() -> None:
+    plane = FakePlane()
+    plane.now += timedelta(minutes=10)
+    broken = an_agent(agent_id="agt-0", primary_instance_id="i-0", epoch=2, traffic_epoch=2)
+    plane.records.put(broken)
+    plane.compute.instances[PRIMARY] = "terminated"
+
+    def looks(transaction: Transaction) -> None:
+        if any(change.key[0] == "agt-0" for change in transaction.changes):
+            raise ZeroDivisionError("a fault of ours")
+
+    plane.compute.instances["i-0"] = "terminated"
+    plane.records.before_commit = looks
+    assert next(agent.agent_id for agent in plane.fleet.agents_with_primary()) == "agt-0"
+    with pytest.raises(ZeroDivisionError) as raised:
+        signals.sweep(plane)
+    assert f"{AGENT}-1-1" in plane.workflows.fail_overs
+    assert "agt-0" in str(raised.value.__notes__)

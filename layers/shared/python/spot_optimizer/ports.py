@@ -198,8 +198,11 @@ class TrafficPath(Protocol):
         """
         ...
 
-    def holder(self, target: str) -> str | None:
-        """The instance that it points at, and at no other; None if there is none.
+    def holders(self, targets: Sequence[str]) -> Mapping[str, str | None]:
+        """Which instance each target points at, and at no other; None for one that points at none, or at several.
+
+        The services behind this allow few questions, and a failover needs them too: of many targets the first are
+        answered, `control.traffic.LOOKED_AT_LEAST` at least, and the others are absent, as is one that is gone.
 
         Raises:
             Throttled: Try again.

@@ -299,6 +299,26 @@ class Ec2Compute:
             ]
 
 
+def instances_at(clients: Clients, addresses: Collection[str], *, private: bool) -> Mapping[str, str]:
+    """The running instance at each address, by address; one that none has, or several in networks of their own, is
+    absent.
+    """
+    name, kind = ("PrivateIpAddress", "private-ip-address") if private else ("PublicIpAddress", "ip-address")
+    found: dict[str, list[str]] = {}
+    for chunk in batched(sorted(set(addresses)), FILTER_VALUES, strict=False):
+        pages = clients.ec2.get_paginator("describe_instances").paginate(
+            Filters=[
+                {"Name": kind, "Values": list(chunk)},
+                {"Name": "instance-state-name", "Values": ["running"]},
+            ]
+        )
+        for page in pages:
+            for reservation in page["Reservations"]:
+                for instance in reservation["Instances"]:
+                    found.setdefault(str(instance.get(name)), []).append(instance["InstanceId"])
+    return {address: ids[0] for address, ids in found.items() if len(ids) == 1}
+
+
 _MILDEST_FIRST = (Throttled, PoolUnavailable, LaunchRefused)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from botocore.exceptions import ClientError
 
+from spot_optimizer.adapters.compute import instances_at
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
 from spot_optimizer.domain.clients import OWNER_TAG
 from spot_optimizer.domain.traffic import record_of
@@ -13,7 +16,16 @@ _SERVICE = "Route 53"
 TTL_SECONDS = 5
 """Whoever resolved the name keeps the old primary's address for so long; a longer time would be an outage."""
 
+RECORDS_AT_ONCE = 300
+"""So many records one question tells [Route 53 API reference: ListResourceRecordSets]."""
+
+LOOKS = 4
+"""So often Route 53 is asked where records lead. It takes five requests a second from an account
+[Route 53 developer guide: quotas]; one of them is left to a failover."""
+
 NOT_MOVABLE_CODES = frozenset({"PriorRequestNotComplete"})
+GONE_CODES = frozenset({"AccessDenied", "InvalidInput", "NoSuchHostedZone"})
+"""A zone that was deleted, or was given to another account."""
 
 
 class DnsRecords:
@@ -21,6 +33,7 @@ class DnsRecords:
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
+        self._private: dict[str, bool] = {}
 
     def move(self, target: str, instance_id: str, *, client_id: str) -> None:
         """Write the instance's address into the record, and read it back.
@@ -61,40 +74,68 @@ class DnsRecords:
         if written != address:
             raise AddressNotMovable(f"{name} leads to {written}; expected {address}; try again")
 
-    def holder(self, target: str) -> str | None:
-        """The instance whose address is in the record; None if there is none.
+    def holders(self, targets: Sequence[str]) -> Mapping[str, str | None]:
+        """The instance whose address is in each record; None if there is none. Zones that are gone are absent.
+
+        One question tells what is in a record and in the 299 behind it, so that the records of a fleet that shares a
+        zone are a few questions. After `LOOKS` of them the rest is absent.
 
         Raises:
             Throttled: Try again.
-            ControlPlaneUnavailable: The service did not answer.
+            ControlPlaneUnavailable: A service did not answer.
         """
-        zone_id, name = record_of(target)
-        with service_failures(_SERVICE):
-            address = self._address_in(zone_id, name)
-            if address is None:
-                return None
-            kind = "private-ip-address" if self._is_private(zone_id) else "ip-address"
-            found = self._clients.ec2.describe_instances(
-                Filters=[
-                    {"Name": kind, "Values": [address]},
-                    {"Name": "instance-state-name", "Values": ["running"]},
-                ]
-            )
-        ids = [instance["InstanceId"] for one in found["Reservations"] for instance in one["Instances"]]
-        return ids[0] if len(ids) == 1 else None
+        pending = {target: record_of(target) for target in targets}
+        held: dict[str, tuple[bool, str | None]] = {}
+        looks = LOOKS
+        while pending:
+            zone_id, name = next(iter(pending.values()))
+            needed = 1 if zone_id in self._private else 2
+            if looks < needed:
+                break
+            looks -= needed
+            with service_failures(_SERVICE):
+                try:
+                    is_private = self._is_private(zone_id)
+                    addresses = self._addresses_from(zone_id, name)
+                except ClientError as error:
+                    if error_code(error) not in GONE_CODES:
+                        raise
+                    pending = {target: record for target, record in pending.items() if record[0] != zone_id}
+                    continue
+            addresses.setdefault(name, None)
+            told = [target for target, (zone, of) in pending.items() if zone == zone_id and of in addresses]
+            held |= {target: (is_private, addresses[pending.pop(target)[1]]) for target in told}
+        with service_failures("EC2"):
+            at = {
+                is_private: instances_at(
+                    self._clients,
+                    [a for private, a in held.values() if a and private is is_private],
+                    private=is_private,
+                )
+                for is_private in (False, True)
+            }
+        return {target: at[is_private].get(address or "") for target, (is_private, address) in held.items()}
 
     def _is_private(self, zone_id: str) -> bool:
-        zone = self._clients.route53.get_hosted_zone(Id=zone_id)["HostedZone"]
-        return bool(zone.get("Config", {}).get("PrivateZone", False))
+        # A zone is made private or public, and stays so.
+        if zone_id not in self._private:
+            zone = self._clients.route53.get_hosted_zone(Id=zone_id)["HostedZone"]
+            self._private[zone_id] = bool(zone.get("Config", {}).get("PrivateZone", False))
+        return self._private[zone_id]
 
     def _address_in(self, zone_id: str, name: str) -> str | None:
+        return self._addresses_from(zone_id, name, at_most=1).get(name)
+
+    def _addresses_from(self, zone_id: str, name: str, *, at_most: int = RECORDS_AT_ONCE) -> dict[str, str | None]:
+        """What is in the A records of a zone, from this name on, by name."""
         found = self._clients.route53.list_resource_record_sets(
-            HostedZoneId=zone_id, StartRecordName=name, StartRecordType="A", MaxItems="1"
+            HostedZoneId=zone_id, StartRecordName=name, StartRecordType="A", MaxItems=str(at_most)
         )["ResourceRecordSets"]
-        for record in found:
-            if record["Name"].rstrip(".") == name and record["Type"] == "A" and record.get("ResourceRecords"):
-                return str(record["ResourceRecords"][0]["Value"])
-        return None
+        return {
+            record["Name"].rstrip("."): str(record["ResourceRecords"][0]["Value"])
+            for record in found
+            if record["Type"] == "A" and record.get("ResourceRecords")
+        }
 
     def _address_of(self, zone_id: str, instance_id: str) -> str:
         found = self._clients.ec2.describe_instances(Filters=[{"Name": "instance-id", "Values": [instance_id]}])

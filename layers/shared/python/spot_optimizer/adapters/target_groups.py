@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from botocore.exceptions import ClientError
 
+from spot_optimizer.adapters.compute import instances_at
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, Throttled
 
 _SERVICE = "Elastic Load Balancing"
 _BY_INSTANCE = "instance"
+LOOKS = 25
+"""So often a load balancer is asked where groups lead."""
+
 NOT_MOVABLE_CODES = frozenset({"InvalidTarget"})
 """The instance is pending, or gone."""
+GONE_CODES = frozenset({"TargetGroupNotFound", "ValidationError"})
+"""Deleted, or of another region."""
 
 
 class TargetGroups:
@@ -44,19 +50,30 @@ class TargetGroups:
         if left != {target_id}:
             raise AddressNotMovable(f"{target} leads to {sorted(left)}; expected {target_id} alone; try again")
 
-    def holder(self, target: str) -> str | None:
-        """The instance that is the one registered target; None if there is none, or more than one.
+    def holders(self, targets: Sequence[str]) -> Mapping[str, str | None]:
+        """The instance that is each group's one registered target; None if there is none, or more than one.
+
+        What is in a group can be asked of one at a time only: after `LOOKS` of them the rest is absent, and so is a
+        group that is gone.
 
         Raises:
             Throttled: Try again.
-            ControlPlaneUnavailable: The service did not answer.
+            ControlPlaneUnavailable: A service did not answer.
         """
-        with service_failures(_SERVICE):
-            registered = {one["Id"] for one in self._registered(target)}
-            if len(registered) != 1:
-                return None
-            [only] = registered
-            return only if self._type_of(target) == _BY_INSTANCE else self._instance_at(only)
+        only: dict[str, str | None] = {}
+        for target in targets[:LOOKS]:
+            with service_failures(_SERVICE):
+                try:
+                    registered = {one["Id"] for one in self._registered(target)}
+                except ClientError as error:
+                    if error_code(error) not in GONE_CODES:
+                        raise
+                    continue
+            only[target] = registered.pop() if len(registered) == 1 else None
+        addresses = [one for one in only.values() if one is not None and not _is_instance(one)]
+        with service_failures("EC2"):
+            at = instances_at(self._clients, addresses, private=True)
+        return {target: one if one is None or _is_instance(one) else at.get(one) for target, one in only.items()}
 
     def _registered(self, target: str) -> list[dict[str, Any]]:
         """Targets that are not on their way out."""
@@ -82,15 +99,10 @@ class TargetGroups:
                     return instance["PrivateIpAddress"]
         raise AddressNotMovable(f"{instance_id} has no private address; expected a running instance; try again")
 
-    def _instance_at(self, address: str) -> str | None:
-        found = self._clients.ec2.describe_instances(
-            Filters=[
-                {"Name": "private-ip-address", "Values": [address]},
-                {"Name": "instance-state-name", "Values": ["running"]},
-            ]
-        )
-        ids = [instance["InstanceId"] for one in found["Reservations"] for instance in one["Instances"]]
-        return ids[0] if len(ids) == 1 else None
+
+def _is_instance(target_id: str) -> bool:
+    """Targets are registered by instance, or else by address."""
+    return target_id.startswith("i-")
 
 
 @contextmanager

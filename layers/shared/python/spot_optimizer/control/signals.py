@@ -209,11 +209,20 @@ def sweep(plane: Plane) -> Mapping[str, int]:
 
     Returns:
         How many agents were looked at, were silent, and were acted upon.
+
+    Raises:
+        Exception: The first that an agent could not be looked after for, unless the next sweep may make up for it;
+            the others were looked after.
     """
     now = plane.clock()
     looked = silent = acted = 0
     agents = plane.fleet.agents_with_primary()
-    astray = _astray(plane, agents)
+    failures: list[Exception] = []
+    astray: frozenset[str] = frozenset()
+    try:
+        astray = _astray(plane, agents)
+    except Exception as failure:  # noqa: BLE001 - as below
+        failures.append(failure)
     for listed in agents:
         looked += 1
         heartbeat = plane.records.heartbeat(listed.agent_id, listed.primary_instance_id)
@@ -238,6 +247,11 @@ def sweep(plane: Plane) -> Mapping[str, int]:
         except Transient:
             # One agent's trouble must not keep the sweep from the others; the next sweep looks again.
             continue
+        except Exception as failure:  # noqa: BLE001 - nor must a fault of ours, which is told of at the end
+            failure.add_note(f"while the sweep looked after agent {listed.agent_id}")
+            failures.append(failure)
+    if failures:
+        raise failures[0]
     return {"agents": looked, "silent": silent, "acted_upon": acted}
 
 
@@ -253,10 +267,7 @@ def reconcile_traffic(plane: Plane, agent_id: str) -> bool:
 
 def _astray(plane: Plane, agents: Sequence[Agent]) -> frozenset[str]:
     """Agents whose address is elsewhere than their rows say: its mover was overtaken by a later one, and died there."""
-    try:
-        holders = traffic.holders(plane, agents)
-    except Transient:
-        return frozenset()
+    holders = traffic.holders(plane, agents)
     return frozenset(
         agent.agent_id
         for agent in agents
@@ -271,7 +282,7 @@ def _return_traffic(plane: Plane, agent_id: str) -> bool:
     agent = plane.records.agent(agent_id)
     if agent.lost or agent.claim_open or agent.traffic_epoch < agent.epoch or agent.traffic_target is None:
         return False
-    if traffic.holders(plane, [agent]).get(agent_id) == agent.primary_instance_id:
+    if agent_id not in _astray(plane, [agent]):
         return False
     heartbeat = plane.records.heartbeat(agent_id, agent.primary_instance_id)
     if heartbeat is None or not heartbeat.serving or heartbeat.epoch != agent.epoch:
