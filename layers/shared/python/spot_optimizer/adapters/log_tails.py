@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 from spot_optimizer.adapters.sessions import Clients
+from spot_optimizer.adapters.signed_uploads import SignedUpload, sign_upload
 
 VALID_FOR = timedelta(minutes=5)
 PREFIX = "log-tails"
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """A place to put something, and the headers that must go with it."""
-
-    url: str
-    headers: Mapping[str, str]
-    expires_at: datetime
 
 
 class S3LogTails:
@@ -34,21 +24,13 @@ class S3LogTails:
         self._clients = clients
         self._bucket = bucket
 
-    def destination(self, *, agent_id: str, instance_id: str, size_bytes: int, now: datetime) -> Destination:
+    def destination(self, *, agent_id: str, instance_id: str, size_bytes: int, now: datetime) -> SignedUpload:
         """Sign one upload of exactly this size, encrypted at rest."""
-        signed: dict[str, Any] = {
+        request = {
             "Bucket": self._bucket(),
             "Key": f"{PREFIX}/{agent_id}/{instance_id}/{now:%Y%m%dT%H%M%S}Z.jsonl",
             "ContentType": "application/x-ndjson",
             "ServerSideEncryption": "AES256",
             "ContentLength": size_bytes,
         }
-        headers = {
-            "content-type": "application/x-ndjson",
-            "content-length": str(size_bytes),
-            "x-amz-server-side-encryption": "AES256",
-        }
-        url = self._clients.s3.generate_presigned_url(
-            "put_object", Params=signed, ExpiresIn=int(VALID_FOR.total_seconds()), HttpMethod="PUT"
-        )
-        return Destination(url, headers, now + VALID_FOR)
+        return sign_upload(self._clients.s3, "put_object", request, now=now, valid_for=VALID_FOR)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import Any
 
 from botocore.exceptions import ClientError
 
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.adapters.signed_uploads import sign_upload
 from spot_optimizer.domain.model_sessions import UPLOAD_WITHIN
 from spot_optimizer.domain.models import Manifest, ModelFile
 from spot_optimizer.errors import ModelRejected, UploadIncomplete
@@ -55,23 +55,15 @@ class S3ModelFiles:
 
     def sign_upload(self, session_id: str, file: ModelFile, *, now: datetime) -> Upload:
         """Sign one upload, bound to the file's size and checksum."""
-        checksum = base64.b64encode(bytes.fromhex(file.sha256)).decode()
-        signed: dict[str, Any] = {
+        request = {
             "Bucket": self._bucket(),
             "Key": _key(session_id, file.name),
             "ContentLength": file.size_bytes,
-            "ChecksumSHA256": checksum,
+            "ChecksumSHA256": base64.b64encode(bytes.fromhex(file.sha256)).decode(),
             "ServerSideEncryption": "AES256",
         }
-        headers = {
-            "content-length": str(file.size_bytes),
-            "x-amz-checksum-sha256": checksum,
-            "x-amz-server-side-encryption": "AES256",
-        }
-        url = self._clients.s3.generate_presigned_url(
-            "put_object", Params=signed, ExpiresIn=int(UPLOAD_WITHIN.total_seconds()), HttpMethod="PUT"
-        )
-        return Upload(file.name, url, headers, now + UPLOAD_WITHIN)
+        signed = sign_upload(self._clients.s3, "put_object", request, now=now, valid_for=UPLOAD_WITHIN)
+        return Upload(file.name, signed.url, signed.headers, signed.expires_at)
 
     def missing(self, session_id: str, names: Collection[str]) -> tuple[str, ...]:
         """Those of the files that are not there."""

@@ -13,6 +13,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.adapters.signed_uploads import sign_upload
 from spot_optimizer.control.snapshots import Download, Part, PartUpload, UploadedPart
 from spot_optimizer.domain.snapshots import SnapshotKind, object_key
 from spot_optimizer.errors import SnapshotIncomplete, SnapshotUnknown
@@ -59,21 +60,18 @@ class S3SnapshotObjects:
         now: datetime,
     ) -> tuple[PartUpload, ...]:
         """Sign the upload of some parts."""
-        signed = []
+        uploads = []
         for part in parts:
-            request: dict[str, Any] = {
+            request = {
                 **self._at(agent_id, snapshot_id, kind),
                 "UploadId": upload_id,
                 "PartNumber": part.number,
                 "ContentLength": part.size_bytes,
                 "ChecksumSHA256": part.sha256,
             }
-            url = self._clients.s3.generate_presigned_url(
-                "upload_part", Params=request, ExpiresIn=int(UPLOAD_VALID_FOR.total_seconds()), HttpMethod="PUT"
-            )
-            headers = {"content-length": str(part.size_bytes), "x-amz-checksum-sha256": part.sha256}
-            signed.append(PartUpload(part.number, url, headers, now + UPLOAD_VALID_FOR))
-        return tuple(signed)
+            signed = sign_upload(self._clients.s3, "upload_part", request, now=now, valid_for=UPLOAD_VALID_FOR)
+            uploads.append(PartUpload(part.number, signed.url, signed.headers, signed.expires_at))
+        return tuple(uploads)
 
     def complete(
         self, agent_id: str, snapshot_id: str, kind: SnapshotKind, *, upload_id: str, parts: Sequence[UploadedPart]
