@@ -16,6 +16,7 @@ from decimal import Decimal
 from itertools import batched
 from typing import Protocol
 
+from spot_optimizer.control.plane import MarketPlane
 from spot_optimizer.domain import catalogue, decisions, offers, risk
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.catalogue import InstanceKind
@@ -27,7 +28,7 @@ from spot_optimizer.domain.risk import AdvisorBand
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.stored_decisions import StoredDecision, as_stored
 from spot_optimizer.errors import AgentLost, InstanceUnknown, ReplicaUnknown, Transient
-from spot_optimizer.ports import Compute, Decider, Decisions, Fleet, PriceHistory, Prices, Records
+from spot_optimizer.ports import Decider
 
 READERS = 8
 """Agents, or pools, that are read at a time."""
@@ -42,46 +43,12 @@ _TYPES_AT_ONCE = 100
 """Of instance types that EC2 is asked about; it takes 200 values of a filter."""
 
 
-class DecidingPlane(Protocol):
+class DecidingPlane(MarketPlane, Protocol):
     """Everything outside that decisions need."""
-
-    @property
-    def records(self) -> Records:
-        """The tables."""
-        ...
-
-    @property
-    def fleet(self) -> Fleet:
-        """Agents and pools across agents."""
-        ...
-
-    @property
-    def compute(self) -> Compute:
-        """EC2."""
-        ...
-
-    @property
-    def prices(self) -> Prices:
-        """The tables of prices."""
-        ...
-
-    @property
-    def price_history(self) -> PriceHistory:
-        """Tells where subnets lie."""
-        ...
-
-    @property
-    def decisions(self) -> Decisions:
-        """What was decided."""
-        ...
 
     @property
     def decider(self) -> Decider:
         """What decides with a model."""
-        ...
-
-    def clock(self) -> datetime:
-        """The time, with its zone."""
         ...
 
 

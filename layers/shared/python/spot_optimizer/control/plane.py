@@ -8,7 +8,17 @@ from typing import Protocol
 
 from spot_optimizer.domain.agents import Agent, TrafficAdapter
 from spot_optimizer.domain.replicas import Replica
-from spot_optimizer.ports import Compute, Fleet, Joining, Records, TrafficPath, Workflows
+from spot_optimizer.ports import (
+    Compute,
+    Decisions,
+    Fleet,
+    Joining,
+    PriceHistory,
+    Prices,
+    Records,
+    TrafficPath,
+    Workflows,
+)
 
 DEAD_STATES = ("stopped", "terminated")
 """EC2 states that prove that nothing runs on an instance; `shutting-down` is not death yet."""
@@ -17,8 +27,8 @@ HEARD_LATELY = timedelta(seconds=15)
 """A primary that has a standby says something at least every 5 s."""
 
 
-class Plane(Protocol):
-    """Everything outside that the control plane's work needs; a port that is not asked for need not be built."""
+class FleetPlane(Protocol):
+    """Where agents are, and what runs; a port that is not asked for need not be built."""
 
     @property
     def records(self) -> Records:
@@ -35,6 +45,14 @@ class Plane(Protocol):
         """EC2."""
         ...
 
+    def clock(self) -> datetime:
+        """The time, with its zone."""
+        ...
+
+
+class Plane(FleetPlane, Protocol):
+    """Everything outside that looking after agents needs."""
+
     @property
     def paths(self) -> Mapping[TrafficAdapter, TrafficPath]:
         """Traffic paths, but for Elastic IPs, which are EC2's."""
@@ -50,8 +68,23 @@ class Plane(Protocol):
         """What a launched instance needs to join."""
         ...
 
-    def clock(self) -> datetime:
-        """The time, with its zone."""
+
+class MarketPlane(FleetPlane, Protocol):
+    """What it costs to run somewhere, and what was decided about it; no failover needs any of it."""
+
+    @property
+    def prices(self) -> Prices:
+        """The tables of prices."""
+        ...
+
+    @property
+    def price_history(self) -> PriceHistory:
+        """AWS's own price history, and where subnets lie."""
+        ...
+
+    @property
+    def decisions(self) -> Decisions:
+        """What was decided for agents."""
         ...
 
 

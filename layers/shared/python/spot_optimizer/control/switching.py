@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from spot_optimizer.control import pausing, replication, selecting
-from spot_optimizer.control.plane import Plane, active_replica
+from spot_optimizer.control.plane import MarketPlane, Plane, active_replica
 from spot_optimizer.domain import offers, replicas, switching
 from spot_optimizer.domain.agents import Agent, Switch
 from spot_optimizer.domain.catalogue import Candidate
@@ -35,7 +35,6 @@ from spot_optimizer.errors import (
     SwitchInProgress,
     ToggledOff,
 )
-from spot_optimizer.ports import Decisions, PriceHistory, Prices
 
 TRIES = 4
 
@@ -46,23 +45,8 @@ MOVES_READ = 40
 """So many of the latest moves are looked at; `switches_per_day` allows no more than 24 by itself in any day."""
 
 
-class SwitchingPlane(Plane, Protocol):
+class SwitchingPlane(Plane, MarketPlane, Protocol):
     """Everything outside that switches need."""
-
-    @property
-    def prices(self) -> Prices:
-        """The tables of prices."""
-        ...
-
-    @property
-    def price_history(self) -> PriceHistory:
-        """AWS's own price history."""
-        ...
-
-    @property
-    def decisions(self) -> Decisions:
-        """What was decided for agents."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
