@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
-import ministack.core.iam_actions as iam_actions
-import ministack.core.router as router
-from ministack import app as ministack_app
-
+from local.market import json_services
 from local.market.instance_types import INSTANCE_TYPES, InstanceType
-from local.market.wire import HttpAnswer
+from local.market.json_services import JsonRefusal
 
-_SERVICE = "pricing"
-_TARGET = "AWSPriceListService"
 _ON_DEMAND_TERM = "JRTCKXETXF"
 _PER_HOUR = "6YS6EN2CT7"
 _ANY_PRODUCT = {
@@ -28,26 +24,17 @@ _ANY_PRODUCT = {
 
 
 def serve() -> None:
-    """Make ministack, which has no Price List, route to this one, and enforce who may ask it."""
-    router.SERVICE_PATTERNS[_SERVICE] = {"target_prefixes": [_TARGET]}
-    iam_actions.SERVICE_TO_IAM_NAMESPACE[_SERVICE] = _SERVICE
-    ministack_app.SERVICE_HANDLERS[_SERVICE] = handle
+    """Make the local AWS answer GetProducts of AmazonEC2."""
+    json_services.serve("pricing", target="AWSPriceListService", action="GetProducts", answer=_products)
 
 
-async def handle(
-    _method: str, _path: str, headers: dict[str, str], body: bytes, _query: dict[str, list[str]]
-) -> HttpAnswer:
-    """Answer GetProducts of AmazonEC2."""
-    action = headers.get("x-amz-target", "").rpartition(".")[2]
-    request: dict[str, Any] = json.loads(body or b"{}")
-    if action != "GetProducts":
-        return _refusal("UnknownOperationException", f"The local Price List does not serve {action}")
+def _products(request: Mapping[str, Any]) -> dict[str, Any]:
     if request.get("ServiceCode") != "AmazonEC2":
-        return _refusal("InvalidParameterException", "The local Price List has the service code AmazonEC2 only")
+        raise JsonRefusal("InvalidParameterException", "The local Price List has the service code AmazonEC2 only")
     wanted = {each["Field"]: each["Value"] for each in request.get("Filters", [])}
     region = wanted.pop("regionCode", "us-east-1")
     found = [_product(kind, region) for kind in INSTANCE_TYPES.values() if wanted.items() <= _attributes(kind).items()]
-    return _answer(200, {"FormatVersion": "aws_v1", "PriceList": found})
+    return {"FormatVersion": "aws_v1", "PriceList": found}
 
 
 def _attributes(kind: InstanceType) -> dict[str, str]:
@@ -85,11 +72,3 @@ def _product(kind: InstanceType, region: str) -> str:
             "terms": {"OnDemand": {offer: term}},
         }
     )
-
-
-def _refusal(code: str, message: str) -> HttpAnswer:
-    return _answer(400, {"__type": code, "Message": message})
-
-
-def _answer(status: int, content: dict[str, Any]) -> HttpAnswer:
-    return status, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(content).encode()
