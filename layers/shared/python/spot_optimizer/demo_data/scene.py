@@ -73,6 +73,8 @@ def set_scene(region: str, now: datetime) -> Scene:
     """
     pools = demo_pools(region)
     m5_a, m5_b, m5_c, m5a_a, r5_b = (pool.pool_id for pool in pools)
+    recommended, yesterday, noticed = now - timedelta(hours=5), now - timedelta(days=1), now - timedelta(days=2)
+    promoted = noticed + timedelta(seconds=59)
     ledger, orders, search, reports = (
         _agent("ledger", m5_a, registered_at=now - timedelta(days=30), active_replica_id="rep-demo-ledger-1"),
         _agent(
@@ -81,7 +83,7 @@ def set_scene(region: str, now: datetime) -> Scene:
             registered_at=now - timedelta(days=21),
             epoch=2,
             primary_instance_id=_instance_id("orders", 2),
-            last_failover_at=now - timedelta(days=2),
+            last_failover_at=noticed,
             handover_id="agt-demo-orders-1-1",
             handover_state=HandoverState.COMMITTED,
             handover_replica_id="rep-demo-orders-1",
@@ -90,85 +92,61 @@ def set_scene(region: str, now: datetime) -> Scene:
             claim_epoch=1,
             claim_attempt=1,
             claim_signal=SignalType.TERMINATION_NOTICE,
-            claim_signal_at=now - timedelta(days=2),
+            claim_signal_at=noticed,
         ),
         _agent("search", m5a_a, registered_at=now - timedelta(days=9), active_replica_id="rep-demo-search-1"),
         _agent("reports", r5_b, registered_at=now - timedelta(days=3)),
     )
     replicas = (
-        Replica(
-            agent_id=ledger.agent_id,
-            replica_id="rep-demo-ledger-1",
-            type=ReplicaType.AUTOMATIC_REBALANCE,
-            status=ReplicaState.READY,
-            epoch=1,
+        _replica(
+            ledger,
+            m5_b,
+            ReplicaType.AUTOMATIC_REBALANCE,
+            ReplicaState.READY,
+            recommended,
             created_by="signal:rebalance-recommendation",
-            created_at=now - timedelta(hours=5),
-            pool_id=m5_b,
-            lifecycle="spot",
-            instance_id=_instance_id("ledger", 2),
             readiness=1,
-            launch_number=1,
-            attempts=(_attempt(1, m5_b, "launched"),),
             generation=18_000,
             sync_percent=100.0,
             lag_seconds=0.4,
             covered_until=now,
-            ready_at=now - timedelta(hours=5) + timedelta(seconds=74),
+            ready_at=recommended + timedelta(seconds=74),
         ),
-        Replica(
-            agent_id=orders.agent_id,
-            replica_id="rep-demo-orders-1",
-            type=ReplicaType.AUTOMATIC_TERMINATION,
-            status=ReplicaState.PROMOTED,
-            epoch=1,
+        _replica(
+            orders,
+            m5_c,
+            ReplicaType.AUTOMATIC_TERMINATION,
+            ReplicaState.PROMOTED,
+            noticed,
             created_by="signal:termination-notice",
-            created_at=now - timedelta(days=2),
-            pool_id=m5_c,
-            lifecycle="spot",
-            instance_id=_instance_id("orders", 2),
             readiness=1,
             launch_number=2,
             attempts=(_attempt(1, m5a_a, f"{m5a_a} has no capacity"), _attempt(2, m5_c, "launched")),
             generation=61,
             sync_percent=100.0,
             lag_seconds=0.3,
-            covered_until=now - timedelta(days=2) + timedelta(seconds=58),
-            ready_at=now - timedelta(days=2) + timedelta(seconds=51),
-            ended_at=now - timedelta(days=2) + timedelta(seconds=59),
+            covered_until=noticed + timedelta(seconds=58),
+            ready_at=noticed + timedelta(seconds=51),
+            ended_at=promoted,
         ),
-        Replica(
-            agent_id=search.agent_id,
-            replica_id="rep-demo-search-1",
-            type=ReplicaType.MANUAL,
-            status=ReplicaState.SYNCING,
-            epoch=1,
-            created_by="operator:demo",
-            created_at=now - timedelta(minutes=3),
+        _replica(
+            search,
+            m5_b,
+            ReplicaType.MANUAL,
+            ReplicaState.SYNCING,
+            now - timedelta(minutes=3),
             requested_pool_id=m5_b,
-            pool_id=m5_b,
-            lifecycle="spot",
-            instance_id=_instance_id("search", 2),
-            launch_number=1,
-            attempts=(_attempt(1, m5_b, "launched"),),
             generation=7,
             sync_percent=64.0,
             lag_seconds=21.5,
         ),
-        Replica(
-            agent_id=reports.agent_id,
-            replica_id="rep-demo-reports-1",
-            type=ReplicaType.MANUAL,
-            status=ReplicaState.FAILED,
-            epoch=1,
-            created_by="operator:demo",
-            created_at=now - timedelta(days=1),
-            pool_id=m5_a,
-            lifecycle="spot",
-            instance_id=_instance_id("reports", 2),
-            launch_number=1,
-            attempts=(_attempt(1, m5_a, "launched"),),
-            ended_at=now - timedelta(days=1) + timedelta(minutes=10),
+        _replica(
+            reports,
+            m5_a,
+            ReplicaType.MANUAL,
+            ReplicaState.FAILED,
+            yesterday,
+            ended_at=yesterday + timedelta(minutes=10),
             failure="its instance was terminated before it had synced",
         ),
     )
@@ -177,7 +155,7 @@ def set_scene(region: str, now: datetime) -> Scene:
             ledger,
             m5_a,
             SignalType.REBALANCE_RECOMMENDATION,
-            now - timedelta(hours=5),
+            recommended,
             response_action="prepare-replica",
             replica_id="rep-demo-ledger-1",
         ),
@@ -185,8 +163,8 @@ def set_scene(region: str, now: datetime) -> Scene:
             orders,
             m5_b,
             SignalType.TERMINATION_NOTICE,
-            now - timedelta(days=2),
-            termination_time=now - timedelta(days=2) + timedelta(minutes=2),
+            noticed,
+            termination_time=noticed + timedelta(minutes=2),
             response_action="fail-over",
             replica_id="rep-demo-orders-1",
             failover_completed=True,
@@ -197,9 +175,9 @@ def set_scene(region: str, now: datetime) -> Scene:
             reports,
             m5_a,
             SignalType.TERMINATION_NOTICE,
-            now - timedelta(days=1) + timedelta(minutes=8),
+            yesterday + timedelta(minutes=8),
             number=2,
-            termination_time=now - timedelta(days=1) + timedelta(minutes=10),
+            termination_time=yesterday + timedelta(minutes=10),
             response_action="note-standby",
             replica_id="rep-demo-reports-1",
         ),
@@ -216,8 +194,8 @@ def set_scene(region: str, now: datetime) -> Scene:
             to_pool_id=m5_c,
             switch_reason=SignalType.TERMINATION_NOTICE,
             basis="final-generation",
-            switched_at=now - timedelta(days=2) + timedelta(seconds=59),
-            served_at=now - timedelta(days=2) + timedelta(seconds=61),
+            switched_at=promoted,
+            served_at=promoted + timedelta(seconds=2),
             to_lifecycle="spot",
             old_usd_per_hour=Decimal("0.2917"),
             new_usd_per_hour=Decimal("0.2804"),
@@ -300,6 +278,26 @@ def _agent(name: str, pool_id: str, *, registered_at: datetime, **changes: objec
     changed = replace(agent, **changes)  # type: ignore[arg-type]
     # Traffic points where it should, so that there is nothing to move.
     return replace(changed, traffic_epoch=changed.epoch)
+
+
+def _replica(
+    agent: Agent, pool_id: str, kind: ReplicaType, status: ReplicaState, created_at: datetime, **changes: object
+) -> Replica:
+    replica = Replica(
+        agent_id=agent.agent_id,
+        replica_id=f"rep-demo-{agent.name}-1",
+        type=kind,
+        status=status,
+        epoch=1,
+        created_by="operator:demo",
+        created_at=created_at,
+        pool_id=pool_id,
+        lifecycle="spot",
+        instance_id=_instance_id(agent.name, 2),
+        launch_number=1,
+        attempts=(_attempt(1, pool_id, "launched"),),
+    )
+    return replace(replica, **changes)  # type: ignore[arg-type]
 
 
 def _attempt(number: int, pool_id: str, outcome: str) -> dict[str, object]:
