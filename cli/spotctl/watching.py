@@ -14,6 +14,7 @@ from rich.text import Text
 
 from spotctl.failures import Document, Failure, Refused, Unfinished, Unreachable
 from spotctl.screen import Column, sheet_of, table_of
+from spotctl.waiting import LOOK_EVERY_SECONDS
 from spotctl.words import ago, duration, plain, progress, seconds, state, strong
 
 if TYPE_CHECKING:
@@ -154,6 +155,28 @@ def watch(
         if live is not None:
             live.stop()
     _conclude(session, latest, since)
+
+
+def watch_handover(session: Session, before: Document, *, within_seconds: float) -> None:
+    """Watch an agent until it has been handed over.
+
+    Args:
+        session: The command's.
+        before: The agent, before the handover was asked for.
+        within_seconds: How long at most.
+
+    Raises:
+        Unfinished: As `watch`.
+        Refused: Likewise.
+    """
+    watch(
+        session,
+        before["agent_id"],
+        every_seconds=LOOK_EVERY_SECONDS,
+        until_settled=True,
+        within_seconds=within_seconds,
+        since=before,
+    )
 
 
 def look(session: Session, agent_id: str) -> Document:

@@ -171,9 +171,9 @@ class Registration:
     def call(self, method: str, below: str, body: Any = None, *, token: str | None = None, **more: Any) -> Answered:
         return self.http.call(method, f"/api/agents/{self.agent_id}{below}", body, token=token or self.token, **more)
 
-    def beat(self, **changes: Any) -> Answered:
+    def beat(self, *, token: str | None = None, **changes: Any) -> Answered:
         body = {"epoch": 1, "role": "primary", "serving": True, "healthy": True} | changes
-        return self.call("POST", "/heartbeat", body)
+        return self.call("POST", "/heartbeat", body, token=token)
 
 
 @pytest.fixture(scope="session")

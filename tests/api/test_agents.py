@@ -206,12 +206,7 @@ def test_an_agent_is_offline_when_silent_for_the_heartbeat_timeout(http: Http, a
 
 def test_an_agents_token_is_renewed_while_it_lives(agent: Registration) -> None:
     token = a_token_for(agent, PRIMARY, lifetime=timedelta(days=2))
-    assert (
-        agent.call(
-            "POST", "/heartbeat", {"epoch": 1, "role": "primary", "serving": True, "healthy": True}, token=token
-        ).status
-        == 200
-    )
+    assert agent.beat(token=token).status == 200
     row = wiring.records().token(tokens.parse(token).token_id)
     assert row is not None
     assert row.expires_at > datetime.now(UTC) + timedelta(days=29)

@@ -34,6 +34,16 @@ def ready(readiness: int = 1) -> dict[str, Any]:
     }
 
 
+def make_ready(agent: Registration) -> None:
+    """Have the primary say that its standby is ready."""
+    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+
+
+def a_ready_standby(agent: Registration) -> None:
+    an_active_replica(agent)
+    make_ready(agent)
+
+
 # --- replicas
 
 
@@ -95,10 +105,7 @@ def test_both_ends_report_progress_and_nobody_else(agent: Registration) -> None:
 # --- handovers
 
 
-def a_handover(agent: Registration) -> str:
-    """An open handover to a ready standby; the standby's token."""
-    an_active_replica(agent)
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+def open_handover(agent: Registration, **more: Any) -> None:
     put(
         Table.AGENTS,
         agent.agent_id,
@@ -107,7 +114,14 @@ def a_handover(agent: Registration) -> str:
         handover_replica_id="rep-1",
         handover_readiness=1,
         handover_count=1,
+        **more,
     )
+
+
+def a_handover(agent: Registration) -> str:
+    """An open handover to a ready standby; the standby's token."""
+    a_ready_standby(agent)
+    open_handover(agent)
     return a_token_for(agent, STANDBY)
 
 
@@ -131,9 +145,7 @@ def test_a_standby_that_commits_is_the_primary_of_the_next_epoch(agent: Registra
     over = agent.beat()
     assert (over.status, over.body["current_epoch"]) == (409, 2)
     assert agent.call("POST", "/handovers/h-1/abort", {"epoch": 1}).body["current_epoch"] == 2
-    told = agent.call(
-        "POST", "/heartbeat", {"epoch": 2, "role": "primary", "serving": True, "healthy": True}, token=standby
-    )
+    told = agent.beat(epoch=2, token=standby)
     assert (told.status, told.body["role"]) == (200, "primary")
 
 
@@ -267,8 +279,7 @@ def test_an_instance_may_not_speak_for_another_of_its_agent(agent: Registration)
 
 
 def test_an_operator_hands_over_to_a_replica_that_is_ready(http: Http, agent: Registration) -> None:
-    an_active_replica(agent)
-    agent.call("POST", "/replicas/rep-1/sync-status", ready())
+    a_ready_standby(agent)
     answer = agent.call("POST", "/replicas/rep-1/promote", {"reason": "cheaper there"}, token=http.admin)
     assert (answer.status, answer.body["attempt"]) == (202, 1)
     assert wiring.records().agent(agent.agent_id).claim_signal == "operator"
@@ -280,15 +291,13 @@ def test_an_operator_hands_over_to_a_replica_that_is_ready(http: Http, agent: Re
 def test_an_operator_says_what_becomes_of_the_old_primary(
     http: Http, agent: Registration, wish: dict[str, Any], recorded: bool
 ) -> None:
-    an_active_replica(agent)
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    a_ready_standby(agent)
     assert agent.call("POST", "/replicas/rep-1/promote", wish, token=http.admin).status == 202
     assert wiring.records().agent(agent.agent_id).claim_demotes is recorded
 
 
 def test_a_primary_whose_pool_the_replica_shares_is_not_demoted(http: Http, agent: Registration) -> None:
-    an_active_replica(agent)
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    a_ready_standby(agent)
     put(Table.AGENTS, agent.agent_id, primary_pool_id="us-east-1b.m5.large")
     answer = agent.call("POST", "/replicas/rep-1/promote", {"demote_old_primary": True}, token=http.admin)
     assert (answer.status, answer.problem) == (409, "DemotionRefused")

@@ -20,7 +20,7 @@ from spot_optimizer.domain.replicas import ReplicaState
 from spot_optimizer.domain.writes import Change, Table
 from tests.api.conftest import Answered, Http, Registration
 from tests.api.test_agents import an_active_replica, put
-from tests.api.test_replicas import ready
+from tests.api.test_replicas import a_ready_standby, make_ready
 
 type Rows = Callable[[], dict[str, Any]]
 
@@ -112,8 +112,7 @@ def test_a_workload_is_moved_from_spot_to_on_demand_in_its_own_pool_and_back_to_
 
 
 def test_a_ready_standby_in_the_right_place_takes_over_at_once(agent: Registration) -> None:
-    an_active_replica(agent)
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    a_ready_standby(agent)
     answer = switch(agent, A_REASON)
     assert (answer.status, answer.body["replica_id"]) == (202, "rep-1")
     assert wiring.records().agent(agent.agent_id).claim_signal == "operator"
@@ -123,7 +122,7 @@ def test_a_replica_for_a_switch_takes_over_as_soon_as_it_is_ready(agent: Registr
     an_active_replica(agent)
     assert switch(agent, {"pool_id": THERE, **A_REASON}).body["replica_id"] == "rep-1"
     assert not wiring.records().agent(agent.agent_id).claim_open
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    make_ready(agent)
     claimed = wiring.records().agent(agent.agent_id)
     assert (claimed.claim_open, claimed.claim_signal, claimed.claim_urgency) == (True, "operator", 0)
 
@@ -132,7 +131,7 @@ def test_a_paused_agents_switch_waits(agent: Registration) -> None:
     an_active_replica(agent)
     assert switch(agent, {"pool_id": THERE, **A_REASON}).status == 202
     agent.call("POST", "/pause", {"reason": "a release"}, token=agent.http.admin)
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    make_ready(agent)
     assert not wiring.records().agent(agent.agent_id).claim_open
 
 

@@ -28,7 +28,7 @@ from spotctl.main import app
 from tests.api.conftest import PRIMARY, STANDBY, Http, Registration
 from tests.api.test_agents import a_token_for, an_active_replica, put
 from tests.api.test_models import Models, models
-from tests.api.test_replicas import commit, ready
+from tests.api.test_replicas import a_ready_standby, commit, make_ready, open_handover, ready
 from tests.cli.conftest import Rows, Spotctl
 from tests.cli.served import ServedApi
 from tests.trained_models import a_trained_model
@@ -312,37 +312,32 @@ def test_nobody_is_asked_where_nobody_can_answer(spotctl: Spotctl, served: Serve
     assert served.calls("POST") == served.calls("DELETE") == []
 
 
+def serve_on(agent: Registration, standby: str) -> None:
+    """Let the promoted standby serve, and its failover end."""
+    assert agent.beat(epoch=2, token=standby).status == 200
+    put(Table.AGENTS, agent.agent_id, claim_open=False, traffic_epoch=2)
+
+
 def hand_over(served: ServedApi, agent: Registration) -> None:
     """Do what the state machine and the two agents do once a failover was started."""
     await_call(served, "/promote")
     await_call(served, agent.agent_id, times=3)
     with served.one_at_a_time:
-        put(
-            Table.AGENTS,
-            agent.agent_id,
-            handover_id="h-1",
-            handover_state=HandoverState.OPEN,
-            handover_replica_id="rep-1",
-            handover_readiness=1,
-            handover_count=1,
-        )
+        open_handover(agent)
     await_call(served, agent.agent_id, times=5)
     with served.one_at_a_time:
         standby = a_token_for(agent, STANDBY)
         assert commit(agent, standby).status == 200
     await_call(served, agent.agent_id, times=7)
     with served.one_at_a_time:
-        body = {"epoch": 2, "role": "primary", "serving": True, "healthy": True}
-        assert agent.call("POST", "/heartbeat", body, token=standby).status == 200
-        put(Table.AGENTS, agent.agent_id, claim_open=False, traffic_epoch=2)
+        serve_on(agent, standby)
 
 
 def test_a_promotion_is_watched_until_the_new_primary_serves(
     spotctl: Spotctl, served: ServedApi, agent: Registration
 ) -> None:
-    an_active_replica(agent)
+    a_ready_standby(agent)
     agent.beat()
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
     with meanwhile(lambda: hand_over(served, agent)):
         ended = spotctl("replicas", "promote", agent.agent_id, "rep-1", "--reason", "patch day", "--yes", "--wait")
     assert ended.status == 0, ended.err
@@ -360,8 +355,7 @@ def test_a_promotion_is_watched_until_the_new_primary_serves(
 def test_what_becomes_of_the_old_primary_is_said_with_the_promotion(
     spotctl: Spotctl, served: ServedApi, agent: Registration, said: str, wish: bool
 ) -> None:
-    an_active_replica(agent)
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+    a_ready_standby(agent)
     ended = spotctl("replicas", "promote", agent.agent_id, "rep-1", said, "--yes")
     assert ended.status == 0, ended.err
     assert served.calls("POST")[-1].body == {"reason": "", "demote_old_primary": wish}
@@ -394,7 +388,7 @@ def test_watching_tells_machines_a_step_a_line(spotctl: Spotctl, served: ServedA
     def it_becomes_ready_and_the_agent_is_lost() -> None:
         await_call(served, agent.agent_id, times=2)
         with served.one_at_a_time:
-            assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
+            make_ready(agent)
         await_call(served, agent.agent_id, times=4)
         with served.one_at_a_time:
             put(Table.AGENTS, agent.agent_id, lost=True)
@@ -412,9 +406,8 @@ def test_watching_tells_machines_a_step_a_line(spotctl: Spotctl, served: ServedA
 def test_an_aborted_handover_ends_the_watch_and_says_that_nothing_was_lost(
     spotctl: Spotctl, served: ServedApi, agent: Registration
 ) -> None:
-    an_active_replica(agent)
+    a_ready_standby(agent)
     agent.beat()
-    assert agent.call("POST", "/replicas/rep-1/sync-status", ready()).status == 200
 
     def it_is_aborted() -> None:
         await_call(served, "/promote")

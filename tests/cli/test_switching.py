@@ -6,16 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spot_optimizer.domain.agents import HandoverState
 from spot_optimizer.domain.replicas import ReplicaState
 from spot_optimizer.domain.writes import Table
 from spotctl.failures import ExitCode
 from tests.api.conftest import STANDBY, Registration
 from tests.api.test_agents import a_token_for, an_active_replica, put
-from tests.api.test_replicas import commit
+from tests.api.test_replicas import commit, open_handover
 from tests.cli.conftest import Rows, Spotctl
 from tests.cli.served import ServedApi
-from tests.cli.test_commands import await_call, meanwhile
+from tests.cli.test_commands import await_call, meanwhile, serve_on
 
 THERE = "us-east-1b.m5.large"
 A_REASON = ("--reason", "a cheaper zone")
@@ -62,23 +61,12 @@ def it_takes_over(served: ServedApi, agent: Registration) -> None:
     await_call(served, "/replicas", times=2)
     with served.one_at_a_time:
         put(Table.REPLICAS, agent.agent_id, "rep-1", status=ReplicaState.READY, readiness=1, sync_percent=100.0)
-        put(
-            Table.AGENTS,
-            agent.agent_id,
-            handover_id="h-1",
-            handover_state=HandoverState.OPEN,
-            handover_replica_id="rep-1",
-            handover_readiness=1,
-            handover_count=1,
-            claim_open=True,
-        )
+        open_handover(agent, claim_open=True)
         standby = a_token_for(agent, STANDBY)
     await_call(served, "/replicas", times=4)
     with served.one_at_a_time:
         assert commit(agent, standby).status == 200
-        body = {"epoch": 2, "role": "primary", "serving": True, "healthy": True}
-        assert agent.call("POST", "/heartbeat", body, token=standby).status == 200
-        put(Table.AGENTS, agent.agent_id, claim_open=False, traffic_epoch=2)
+        serve_on(agent, standby)
 
 
 def test_a_switch_is_watched_until_the_new_primary_serves(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +16,12 @@ from spotctl.failures import Document, NotUnderstood, Unfinished
 from spotctl.screen import Column, Shape
 from spotctl.session import AsJson, AtMost, Session, Wait, WithinSeconds, Yes, begin
 from spotctl.training import train_apart
+from spotctl.waiting import looks
 from spotctl.words import moment, plain, several, state, strong
 
 app = typer.Typer(name="models", help="The models that tell how likely an interruption is. For admins.")
 
 MANIFEST = "manifest.json"
-LOOK_EVERY_SECONDS = 1.0
 
 
 def _measured(metrics: Any) -> str:
@@ -226,9 +225,8 @@ def _checked_manifest(folder: Path) -> Document:
 
 
 def _await_end(session: Session, session_id: str, *, within_seconds: float) -> Document:
-    deadline = time.monotonic() + within_seconds
     with session.screen.progress(session_id) as tell:
-        while True:
+        for _ in looks(within_seconds):
             found = session.api.pages("/api/admin/ml-models/sessions", "sessions")
             model = next(one for one in found if one["session_id"] == session_id)
             steps = [finding["step"] for finding in model["findings"]]
@@ -236,9 +234,7 @@ def _await_end(session: Session, session_id: str, *, within_seconds: float) -> D
             if model["status"] not in ("validating", "live") or (model["status"] == "live" and _is_confirmed(session)):
                 tell(100, model["status"])
                 return model
-            if time.monotonic() > deadline:
-                raise Unfinished("Still under way", f"{session_id} is '{model['status']}'; it goes on without you")
-            time.sleep(LOOK_EVERY_SECONDS)
+    raise Unfinished("Still under way", f"{session_id} is '{model['status']}'; it goes on without you")
 
 
 def _is_confirmed(session: Session) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,6 +15,7 @@ from spotctl.graphs import chart, sparkline
 from spotctl.screen import Column, Shape
 from spotctl.session import AsJson, AtMost, Session, Wait, WithinSeconds, begin, complete_pools
 from spotctl.times import From, To, read_range
+from spotctl.waiting import looks
 from spotctl.words import ago, moment, money, percent, read_moment, several, state, strong
 
 gaps = typer.Typer(name="gaps", help="Times for which a pool has no price.")
@@ -25,7 +25,6 @@ CHART_WIDTH = 100
 SPARK_WIDTH = 24
 SPARK_HOURS = 24
 BUCKET = timedelta(minutes=5)
-LOOK_EVERY_SECONDS = 1.0
 SETTLING = timedelta(minutes=10)
 """So long after its end, a bucket without a price is no gap yet: its reports may be under way."""
 
@@ -193,33 +192,33 @@ def _await_filled(session: Session, started: Document, *, within_seconds: float)
     Raises:
         Unfinished: Some have none in time.
     """
-    deadline = time.monotonic() + within_seconds
     since = read_moment(started["since"])
     until = min(read_moment(started["until"]), session.now - SETTLING)
     wanted = max(1, (until - since) // BUCKET)
     with session.screen.progress(started["pool_id"]) as tell:
-        while True:
+        for _ in looks(within_seconds):
             priced = _series(session, started["pool_id"], since, until, 1440)["buckets_priced"]
             tell(100 * min(priced, wanted) / wanted, f"{priced} of {wanted} buckets have a price")
             if priced >= wanted:
                 return
-            if time.monotonic() > deadline:
-                raise Unfinished(
-                    "Gaps are left",
-                    f"{wanted - priced} of {wanted} buckets have no price after {within_seconds:.0f} s",
-                    advice=f"`spotctl quality {started['pool_id']}` tells of which class the gaps are",
-                )
-            time.sleep(LOOK_EVERY_SECONDS)
+    raise Unfinished(
+        "Gaps are left",
+        f"{wanted - priced} of {wanted} buckets have no price after {within_seconds:.0f} s",
+        advice=f"`spotctl quality {started['pool_id']}` tells of which class the gaps are",
+    )
 
 
 def _series(session: Session, pool_id: str, since: datetime, until: datetime | None, resolution: int) -> Document:
-    query = {"from": since.isoformat(), "to": until.isoformat() if until else None, "resolution": resolution}
+    query = {**_edges(since, until), "resolution": resolution}
     return session.api.get("/api/pools/{pool_id}/prices", query=query, pool_id=pool_id)
 
 
 def _quality(session: Session, pool_id: str, since: datetime, until: datetime | None) -> Document:
-    query = {"from": since.isoformat(), "to": until.isoformat() if until else None}
-    return session.api.get("/api/pools/{pool_id}/quality", query=query, pool_id=pool_id)
+    return session.api.get("/api/pools/{pool_id}/quality", query=_edges(since, until), pool_id=pool_id)
+
+
+def _edges(since: datetime, until: datetime | None) -> dict[str, str | None]:
+    return {"from": since.isoformat(), "to": until.isoformat() if until else None}
 
 
 def _range(session: Session, since: str | None, until: str | None) -> tuple[datetime, datetime | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Annotated, Any
 
@@ -15,12 +14,10 @@ from spotctl.commands import fleet
 from spotctl.failures import Document, Unfinished
 from spotctl.screen import Column, Shape, table_of
 from spotctl.session import AgentId, AsJson, AtMost, ReplicaId, Session, Wait, WithinSeconds, Yes, begin
+from spotctl.waiting import looks
 from spotctl.words import ago, moment, plain, progress, rate, seconds, size, state, strong
 
 app = typer.Typer(name="replicas", help="Look at standbys, create them, and hand over to them.")
-
-ENDED = ("promoted", "terminated", "failed")
-LOOK_EVERY_SECONDS = 1.0
 
 
 def _maker(kind: Any) -> str:
@@ -105,7 +102,7 @@ def list_replicas(
     """List an agent's replicas."""
     with begin(as_json=as_json) as session:
         found = session.api.pages("/api/agents/{agent_id}/replicas", "replicas", at_most=at_most, agent_id=agent_id)
-        wanted = (replica for replica in found if every or replica["status"] not in ENDED)
+        wanted = (replica for replica in found if every or replica["status"] not in watching.OVER)
         session.screen.show_list(replicas_shape(session) if every else active_replicas_shape(session), wanted)
 
 
@@ -175,14 +172,7 @@ def promote_replica(
             session.screen.show(STARTED, started)
             session.screen.say(f"Watch it with `spotctl agents watch {agent_id} --until-settled`.")
             return
-        watching.watch(
-            session,
-            agent_id,
-            every_seconds=LOOK_EVERY_SECONDS,
-            until_settled=True,
-            within_seconds=within_seconds,
-            since=agent,
-        )
+        watching.watch_handover(session, agent, within_seconds=within_seconds)
 
 
 @app.command("terminate")
@@ -202,23 +192,20 @@ def await_ready(session: Session, agent_id: str, replica_id: str, *, within_seco
     Raises:
         Unfinished: It ended instead, or is not ready in time.
     """
-    until = time.monotonic() + within_seconds
     with session.screen.progress(replica_id) as tell:
-        while True:
+        for _ in looks(within_seconds):
             replica = _replica(session, agent_id, replica_id)
             at = f", {rate(replica['sync_bytes_per_second'])}" if replica["sync_bytes_per_second"] else ""
             tell(replica["sync_percent"], f"{replica['status']} in {plain(replica['pool_id'])}{at}")
             if replica["status"] == "ready":
                 return replica
-            if replica["status"] in ENDED:
+            if replica["status"] in watching.OVER:
                 raise Unfinished(f"Replica {replica['status']}", replica["failure"] or f"{replica_id} is not ready")
-            if time.monotonic() > until:
-                raise Unfinished(
-                    "Not ready yet",
-                    f"{replica_id} is '{replica['status']}' after {within_seconds:.0f} s; it goes on without you",
-                    advice=f"`spotctl replicas list {agent_id}` shows how far it is",
-                )
-            time.sleep(LOOK_EVERY_SECONDS)
+    raise Unfinished(
+        "Not ready yet",
+        f"{replica_id} is '{replica['status']}' after {within_seconds:.0f} s; it goes on without you",
+        advice=f"`spotctl replicas list {agent_id}` shows how far it is",
+    )
 
 
 def _replica(session: Session, agent_id: str, replica_id: str) -> Document:

@@ -15,9 +15,8 @@ from spotctl.commands import fleet
 from spotctl.failures import Document, NotUnderstood, Unfinished
 from spotctl.screen import Column, Shape, table_of
 from spotctl.session import AgentId, AsJson, Session, Wait, WithinSeconds, Yes, begin
+from spotctl.waiting import LOOK_EVERY_SECONDS, looks
 from spotctl.words import moment, money, percent, plain, seconds, share, strong
-
-LOOK_EVERY_SECONDS = 1.0
 
 SWITCH = Shape(
     "SwitchCommandAnswer",
@@ -127,33 +126,26 @@ def switch(
             session.screen.say(f"Watch it with `spotctl agents watch {agent_id}`.")
             return
         until = time.monotonic() + within_seconds
-        await_takeover(session, agent, asked["replica_id"], until=until, within_seconds=within_seconds)
-        watching.watch(
-            session,
-            agent_id,
-            every_seconds=LOOK_EVERY_SECONDS,
-            until_settled=True,
-            within_seconds=max(until - time.monotonic(), LOOK_EVERY_SECONDS),
-            since=agent,
-        )
+        await_takeover(session, agent, asked["replica_id"], within_seconds=within_seconds)
+        left = max(until - time.monotonic(), LOOK_EVERY_SECONDS)
+        watching.watch_handover(session, agent, within_seconds=left)
 
 
-def await_takeover(session: Session, agent: Document, replica_id: str, *, until: float, within_seconds: float) -> None:
+def await_takeover(session: Session, agent: Document, replica_id: str, *, within_seconds: float) -> None:
     """Stay until a replica begins to take over, and show how far it is.
 
     Args:
         session: The command's.
         agent: As it was before the switch was asked for.
         replica_id: Of the switch.
-        until: By the monotonic clock.
-        within_seconds: The same, as it was asked for.
+        within_seconds: How long at most.
 
     Raises:
         Unfinished: The replica ended instead, or it takes too long.
     """
     agent_id = agent["agent_id"]
     with session.screen.progress(replica_id) as tell:
-        while True:
+        for _ in looks(within_seconds):
             latest = watching.look(session, agent_id)
             replica = next(one for one in latest["replicas"] if one["replica_id"] == replica_id)
             tell(replica["sync_percent"], f"{replica['status']} in {plain(replica['pool_id'])}")
@@ -165,13 +157,11 @@ def await_takeover(session: Session, agent: Document, replica_id: str, *, until:
                     f"Replica {replica['status']}",
                     f"{replica['failure'] or replica_id}; {latest['primary_instance_id']} serves on, nothing was lost",
                 )
-            if time.monotonic() > until:
-                raise Unfinished(
-                    "Still under way",
-                    f"{replica_id} is '{replica['status']}' after {within_seconds:.0f} s; it goes on without you",
-                    advice=f"`spotctl agents watch {agent_id}` shows how far it is",
-                )
-            time.sleep(LOOK_EVERY_SECONDS)
+    raise Unfinished(
+        "Still under way",
+        f"{replica_id} is '{replica['status']}' after {within_seconds:.0f} s; it goes on without you",
+        advice=f"`spotctl agents watch {agent_id}` shows how far it is",
+    )
 
 
 def _command(
