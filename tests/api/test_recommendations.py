@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,38 +12,17 @@ import pytest
 from functions.decide_fleet import handler as decide_fleet
 from spot_optimizer import wiring
 from spot_optimizer.control import deciding
-from spot_optimizer.domain import pools_of_interest
-from spot_optimizer.domain.prices import Observation, Source
 from spot_optimizer.domain.stored_decisions import FRESH_FOR, StoredDecision
-from spot_optimizer.domain.writes import Change, Present, Table, Transaction
+from spot_optimizer.domain.writes import Table
 from spot_optimizer.errors import ControlPlaneUnavailable
 from tests.api.conftest import Http, Registration
+from tests.api.market import HERE, THERE, market
+from tests.api.test_agents import put
 
-HERE, THERE = "us-east-1a.m5.large", "us-east-1b.m5.large"
+__all__ = ["market"]
+
 PATH = "/switch-recommendation"
-
-
-@pytest.fixture
-def market(http: Http, agent: Registration) -> None:
-    """The agent has been where it is for a day; the other pool costs half, and on demand more."""
-    seen_at = datetime.now(UTC) - timedelta(minutes=4)
-    for pool_id, usd_per_hour in ((HERE, "0.04"), (THERE, "0.02")):
-        taken_up = pools_of_interest.want(pool_id, (agent.agent_id,), None)
-        assert taken_up is not None
-        wiring.prices().note_pools([taken_up])
-        row = Observation(pool_id, seen_at, Decimal(usd_per_hour), Source.AWS_HISTORY, "aws-history")
-        wiring.prices().offer([row])
-    priced = Change(Table.POOLS, (HERE,), "price", put={"on_demand_usd_per_hour": Decimal("0.096")})
-    wiring.prices().note_pools([priced])
-    change_agent(agent, registered_at=datetime.now(UTC) - timedelta(days=1))
-
-
 pytestmark = pytest.mark.usefixtures("market")
-
-
-def change_agent(agent: Registration, **put: Any) -> None:
-    change = Change(Table.AGENTS, (agent.agent_id,), "set", only_if={"agent_id": Present()}, put=put)
-    wiring.records().commit(Transaction("set", (change,)))
 
 
 def recommended(agent: Registration, **query: str) -> dict[str, Any]:
@@ -141,13 +119,13 @@ def test_a_decision_that_must_not_be_acted_upon_is_not_told(agent: Registration,
 def test_who_may_see_the_agent_sees_the_recommendation_and_nobody_else(http: Http, agent: Registration) -> None:
     for token in (http.admin, http.client_token, agent.token):
         assert agent.call("GET", PATH, token=token).status == 200
-    change_agent(agent, client_id="globex")
+    put(Table.AGENTS, agent.agent_id, client_id="globex")
     refused = agent.call("GET", PATH, token=http.client_token)
     assert (refused.status, refused.problem) == (404, "AgentUnknown")
 
 
 def test_nothing_is_recommended_for_an_agent_that_is_lost(agent: Registration) -> None:
-    change_agent(agent, lost=True)
+    put(Table.AGENTS, agent.agent_id, lost=True)
     refused = agent.call("GET", PATH)
     assert (refused.status, refused.problem) == (409, "AgentLost")
 

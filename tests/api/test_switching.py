@@ -13,35 +13,19 @@ import pytest
 
 from spot_optimizer import wiring
 from spot_optimizer.control import deciding
-from spot_optimizer.domain import pools_of_interest
 from spot_optimizer.domain.decisions import Reason, Verdict
-from spot_optimizer.domain.prices import Observation, Source
 from spot_optimizer.domain.replicas import ReplicaState
-from spot_optimizer.domain.writes import Change, Table
+from spot_optimizer.domain.writes import Table
 from tests.api.conftest import Answered, Http, Registration
+from tests.api.market import HERE, THERE, market
 from tests.api.test_agents import an_active_replica, put
 from tests.api.test_replicas import a_ready_standby, make_ready
 
+__all__ = ["market"]
+
 type Rows = Callable[[], dict[str, Any]]
 
-HERE, THERE = "us-east-1a.m5.large", "us-east-1b.m5.large"
 A_REASON = {"reason": "a cheaper zone"}
-
-
-@pytest.fixture
-def market(http: Http, agent: Registration) -> None:
-    """The agent has been where it is for a day; the other pool costs half, and on demand more."""
-    seen_at = datetime.now(UTC) - timedelta(minutes=4)
-    for pool_id, usd_per_hour in ((HERE, "0.04"), (THERE, "0.02")):
-        taken_up = pools_of_interest.want(pool_id, (agent.agent_id,), None)
-        assert taken_up is not None
-        wiring.prices().note_pools([taken_up])
-        wiring.prices().offer([Observation(pool_id, seen_at, Decimal(usd_per_hour), Source.AWS_HISTORY, "aws-history")])
-        priced = Change(Table.POOLS, (pool_id,), "price", put={"on_demand_usd_per_hour": Decimal("0.096")})
-        wiring.prices().note_pools([priced])
-    put(Table.AGENTS, agent.agent_id, registered_at=datetime.now(UTC) - timedelta(days=1))
-
-
 pytestmark = pytest.mark.usefixtures("market")
 
 
