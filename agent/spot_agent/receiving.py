@@ -84,7 +84,9 @@ class Receiver:
     def listen(self, peer: Peer) -> None:
         """Accept this primary, and no other."""
         with self._lock:
-            self._peer = peer
+            former, self._peer = self._peer, peer
+            if self._listener is not None and former is not None and former.certificate != peer.certificate:
+                self._listener.hang_up()
             if self._listener is None:
                 self._listener = StandbyListener(
                     address=self._address,
@@ -109,6 +111,8 @@ class Receiver:
             if self._listener is not None:
                 self._listener.stop()
                 self._listener = None
+                if self._store is not None:  # a thread may still be waiting for the disk
+                    self._store.give_up_incoming()
 
     def answer(self, answer: AnswerLease) -> None:
         """Pass the protocol's answer on to the primary that asked; a second answer is passed over."""

@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from spot_agent.sync.blocks import HASH_BYTES, block_count, hash_blocks, next_data, zero_hashes
 from spot_agent.sync.durable import sync_file_system
@@ -77,14 +77,14 @@ class Application:
         removed = self._delta.removed if self._before is not None else self._foreign()
         parents = {key.parent for key in (*removed, *self._listed) if key.path}
         self._open_up(parents)
-        with self._all_folders() as folders:
+        with self._journal.open("rb") as journal, self._all_folders() as folders, _image_as_it_was_left():
             for key in sorted(removed, reverse=True):
                 self._remove(folders[key.root], key)
             for each in folders:
                 each.forget()
             for listed in self._delta.listed:
                 self._place(folders[listed.key.root], listed)
-            self._write_blocks(folders)
+            self._write_blocks(journal, folders)
             for listed in self._delta.listed:
                 if listed.entry.kind is Kind.FILE:
                     self._finish_file(folders[listed.key.root], listed)
@@ -165,10 +165,10 @@ class Application:
         place = Staging.at(self._watched.roots[root], inside=self._delta.staged_inside[root])
         return place.folder / self._delta.staging
 
-    def _write_blocks(self, folders: list[Folders]) -> None:
+    def _write_blocks(self, journal: BinaryIO, folders: list[Folders]) -> None:
         current: tuple[Key, int] | None = None
         try:
-            for group in read_chunks(self._journal, roots=len(self._watched.roots)):
+            for group in read_chunks(journal, roots=len(self._watched.roots)):
                 listed = self._listed.get(group.key)
                 if listed is None or listed.entry.kind is not Kind.FILE:
                     continue  # it vanished while it was read
@@ -364,6 +364,15 @@ def _own(target: int | Path, entry: Entry, *, follow_symlinks: bool = True) -> N
     # Only root may give files away. Where the agent is not root, everything belongs to it on both sides.
     if os.geteuid() == 0:
         os.chown(target, entry.uid, entry.gid, follow_symlinks=follow_symlinks)
+
+
+@contextlib.contextmanager
+def _image_as_it_was_left() -> Iterator[None]:
+    """Tell a disk that does not take something, which may pass, from an image that somebody else has changed."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError) as changed:
+        raise ImageDamaged(f"somebody else has changed the image on the standby: {changed}") from changed
 
 
 @contextlib.contextmanager

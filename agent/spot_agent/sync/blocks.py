@@ -91,6 +91,10 @@ class PartialHashes:
         self._hashes = bytearray()
         self._present = bytearray()
 
+    def growth(self, first: int, count: int) -> int:
+        """By how many bytes this would grow if the hashes of so many consecutive blocks were put."""
+        return max(first + count - len(self._present), 0) * (HASH_BYTES + 1)
+
     def put(self, first: int, hashes: Sequence[bytes]) -> None:
         """Set the hashes of consecutive blocks."""
         end = first + len(hashes)

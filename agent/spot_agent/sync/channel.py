@@ -224,7 +224,10 @@ def _context(protocol: ssl._SSLMethod, identity: Identity, certificate: str) -> 
     if protocol is ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0
     context.load_cert_chain(identity.identity_file)
-    context.load_verify_locations(cadata=certificate)
+    try:
+        context.load_verify_locations(cadata=certificate)
+    except ssl.SSLError as unreadable:
+        raise PeerNotTrusted(f"what was handed out for the peer is no certificate: {unreadable.reason}") from unreadable
     return context
 
 

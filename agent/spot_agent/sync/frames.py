@@ -40,6 +40,9 @@ LONGEST_HEADER: Final = 64 << 10
 LONGEST_PAYLOAD: Final = 32 << 20
 SMALL_PAYLOAD: Final = 64 << 10
 CHUNK_BYTES: Final = 1 << 20
+LONGEST_EXTRA: Final = 1 << 20
+# The year 9999: later moments are none.
+_LATEST_SECONDS: Final = 253_402_300_799
 _LARGEST_CHUNK: Final = 4 * LARGEST_BLOCK
 
 _GROUP: Final = struct.Struct("<II")
@@ -80,8 +83,8 @@ class Header:
 
     def seconds(self, name: str) -> float:
         value = self._fields.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
-            raise ProtocolViolated(f"{name!r} must be seconds, from 0 to below 1e12")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _LATEST_SECONDS:
+            raise ProtocolViolated(f"{name!r} must be seconds, from 0 to below {_LATEST_SECONDS}")
         return float(value)
 
     def optional_seconds(self, name: str) -> float | None:

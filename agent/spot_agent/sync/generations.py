@@ -45,6 +45,7 @@ from spot_agent.sync.journal import (
 )
 from spot_agent.sync.manifest import EMPTY, Entry, HashForm, Key, Kind, Listed, Manifest, Reader
 from spot_agent.sync.paths import Folders, Staging, WatchedPaths
+from spot_agent.sync.room import ENTRY_BYTES, Room, listed_bytes, memory_for_lists
 from spot_agent.sync.scan import walk
 
 __all__ = ["Generation", "GenerationStore", "Incoming"]
@@ -60,26 +61,31 @@ class GenerationStore:
     Safe to use from several threads; one generation is received at a time.
     """
 
-    def __init__(self, folder: Path, watched: WatchedPaths) -> None:
+    def __init__(self, folder: Path, watched: WatchedPaths, *, most_list_bytes: int) -> None:
         """Keep what is given; use `open`."""
         self._folder = folder
+        self._most_list_bytes = most_list_bytes
         self._watched = watched
         self._staging = tuple(Staging.of(root) for root in watched.roots)
         self._applying = threading.RLock()
         self._state = threading.Lock()
+        self._committing = threading.Lock()
+        self._incoming: Incoming | None = None
         self._generation: Generation | None = None
         self._manifest: Manifest | None = None
         self._pending: tuple[Delta, Manifest | None, bool] | None = None
         self._released = False
         self._stuck = False
+        self._log_is_torn = False
 
     @staticmethod
-    def open(folder: Path, watched: WatchedPaths) -> GenerationStore:
+    def open(folder: Path, watched: WatchedPaths, *, most_list_bytes: int | None = None) -> GenerationStore:
         """Open the store and recover: drop a half-received generation, finish applying a committed one.
 
         Args:
             folder: The store's own folder, outside the watched paths; made if missing.
             watched: Where the image lies on this instance.
+            most_list_bytes: How much memory what a generation lists may take; None takes half of the machine's.
 
         Raises:
             PathNotWatchable: The folder lies in a watched path.
@@ -87,7 +93,8 @@ class GenerationStore:
         """
         if any(folder.resolve().is_relative_to(root) for root in watched.roots):
             raise PathNotWatchable(f"the store {folder} lies in a watched path; keep it elsewhere")
-        store = GenerationStore(folder, watched)
+        most = memory_for_lists() if most_list_bytes is None else most_list_bytes
+        store = GenerationStore(folder, watched, most_list_bytes=most)
         with _disk_errors("the store could not be opened"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             store._recover()
@@ -108,16 +115,19 @@ class GenerationStore:
         Raises:
             StorageFailed: The disk did not take it.
         """
-        draft = folder.with_name(folder.name + ".draft")
+        draft, replaced = (folder.with_name(folder.name + ending) for ending in (".draft", ".replaced"))
         with _disk_errors("the live state could not be held"):
-            shutil.rmtree(draft, ignore_errors=True)
+            for left in (draft, replaced):
+                shutil.rmtree(left, ignore_errors=True)
             draft.mkdir(mode=0o700, parents=True)
             write_durably(draft / "watched", [_noted_paths(watched)])
             write_durably(draft / "manifest", encode_record(whole_delta(generation, manifest)))
             sync_folder(draft)
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                folder.rename(replaced)
             draft.rename(folder)
             sync_folder(folder.parent)
+            shutil.rmtree(replaced, ignore_errors=True)
 
     def current(self) -> Generation | None:
         """The newest committed generation; None before the first one, or when the image was found damaged."""
@@ -183,8 +193,19 @@ class GenerationStore:
             entry_count=0,
             total_bytes=0,
         )
+        room = Room(self._most_list_bytes)
         with _disk_errors("a generation could not be received"):
-            return Incoming(self, self._folder / "incoming", self._watched, self._staging, announced, base, manifest)
+            incoming = Incoming(
+                self, self._folder / "incoming", self._watched, self._staging, announced, base, manifest, room
+            )
+        with self._committing:
+            self._incoming = incoming
+        return incoming
+
+    def give_up_incoming(self) -> None:
+        """Commit nothing of what is being received: when this returns it is committed already, or never will be."""
+        with self._committing:
+            self._incoming = None
 
     def settle(self, *, timeout_seconds: float) -> Generation:
         """Wait until the current generation is in the watched paths; call it before the workload starts.
@@ -242,13 +263,14 @@ class GenerationStore:
 
         Raises:
             ImageDamaged: They differ; `current` is None from now on and the next generation must be a full one.
+            StorageFailed: The disk does not give it.
         """
         with self._applying:
             self.apply_pending()
             manifest = self.manifest()
             if manifest is None:
                 raise ImageDamaged("no complete generation is held here")
-            with self._damage_noted():
+            with self._damage_noted(), _disk_errors("the image could not be read"):
                 compare(self._watched, manifest, read_files=True)
 
     def release(self) -> Manifest | None:
@@ -272,14 +294,13 @@ class GenerationStore:
 
     # --- for Incoming ------------------------------------------------------------------------------------------------
 
-    def commit(self, delta: Delta, result: Manifest) -> Generation:
+    def commit(self, incoming: Incoming, delta: Delta, result: Manifest) -> Generation:
         """Make a received generation the current one, in one durable step."""
-        with self._applying:
-            if self._released:
+        with self._applying, self._committing:
+            if self._released or self._incoming is not incoming:
                 raise GenerationRefused("this instance is no longer a standby", reason="stale")
             (self._folder / "incoming").rename(self._folder / "committed")
             sync_folder(self._folder)
-            (self._folder / "damaged").unlink(missing_ok=True)
             with self._state:
                 before = self._manifest
                 self._generation, self._manifest = delta.generation, result
@@ -309,7 +330,6 @@ class GenerationStore:
         if self._pending is not None:
             with contextlib.suppress(ImageDamaged):
                 self.apply_pending()
-                damaged.unlink(missing_ok=True)
 
     def _check_watched(self) -> None:
         """Forget what is held when the image now lies elsewhere: the agent was configured anew."""
@@ -352,7 +372,9 @@ class GenerationStore:
             delta, end = next(decode_records(content, roots=len(self._watched.roots)), (None, 0))
             if delta is None or end != len(content):
                 raise ImageDamaged("the committed generation is broken")
-            if self._generation is not None and delta.generation.order == self._generation.order:
+            # One that stands alone may be older than what is noted, or have its number; doing it again proves it.
+            is_noted = self._generation is not None and delta.generation.order == self._generation.order
+            if is_noted and delta.base is not None:
                 self._let_go_of_committed()  # it was applied and remembered
                 return
             before = self._manifest
@@ -364,16 +386,25 @@ class GenerationStore:
         """Note durably what the image now contains, and let go of the journal."""
         whole, changes = self._folder / "manifest", self._folder / "manifest.log"
         grown = changes.stat().st_size if changes.exists() else 0
-        if delta.base is None or grown > max(_LOG_WORTH_KEEPING, whole.stat().st_size):
+        if delta.base is None or self._log_is_torn or grown > max(_LOG_WORTH_KEEPING, whole.stat().st_size):
             draft = self._folder / "manifest.draft"
             write_durably(draft, encode_record(whole_delta(delta.generation, result)))
+            if delta.base is None:
+                # It may be older than what the log goes on with, which would then be taken to follow it.
+                changes.unlink(missing_ok=True)
+                sync_folder(self._folder)
             draft.rename(whole)
-            changes.write_bytes(b"")
+            sync_folder(self._folder)
+            changes.unlink(missing_ok=True)
         else:
+            # What follows half a record would never be read.
+            self._log_is_torn = True
             with changes.open("ab") as out:
                 out.writelines(encode_record(delta))
                 out.flush()
                 os.fsync(out.fileno())
+        self._log_is_torn = False
+        (self._folder / "damaged").unlink(missing_ok=True)
         sync_folder(self._folder)
         self._let_go_of_committed()
         for root, inside in zip(self._watched.roots, delta.staged_inside, strict=False):
@@ -406,9 +437,10 @@ class GenerationStore:
             with self._state:
                 self._generation = self._manifest = None
             self._pending = None
-            write_durably(self._folder / "damaged", [])
-            sync_folder(self._folder)
-            self._let_go_of_committed()
+            with _disk_errors("that the image is damaged could not be noted"):
+                write_durably(self._folder / "damaged", [])
+                sync_folder(self._folder)
+                self._let_go_of_committed()
             raise
 
 
@@ -435,9 +467,11 @@ class Incoming:
         announced: Generation,
         base: str | None,
         held: Manifest | None,
+        room: Room,
     ) -> None:
-        """Make room; use `GenerationStore.receive`."""
+        """Make folders; use `GenerationStore.receive`."""
         self._store = store
+        self._room = room
         self._folder = folder
         self._watched = watched
         self._roots = len(watched.roots)
@@ -464,6 +498,7 @@ class Incoming:
         """Take blocks.
 
         Raises:
+            GenerationRefused: They are more than this instance can keep account of.
             ProtocolViolated: They are malformed.
             StorageFailed: The disk does not take them.
         """
@@ -482,12 +517,18 @@ class Incoming:
                 append_chunk(self._journal, frame)
 
     def add_entries(self, frame: Frame) -> None:
-        """Take a list of set entries."""
+        """Take a list of set entries.
+
+        Raises:
+            GenerationRefused: They are more than this instance can keep account of.
+            ProtocolViolated: They are malformed.
+        """
         reader = Reader(unpack(Header(frame.header).text("coding"), frame.payload), roots=self._roots)
         while not reader.exhausted:
             listed = reader.listed()
             if listed.form is HashForm.CHANGED or listed.staged is not None or listed.key in self._listed:
                 raise ProtocolViolated(f"{listed.key}: listed twice, or as only a standby lists it")
+            self._room.take(listed_bytes(listed))
             self._listed[listed.key] = listed
 
     def add_removed(self, frame: Frame) -> None:
@@ -534,7 +575,7 @@ class Incoming:
             inside = tuple(place.inside for place in self._staging)
             delta = Delta(generation, self._base, self._token, inside, listed, tuple(sorted(self._removed)))
             self._make_durable(delta)
-            self._store.commit(delta, result)
+            self._store.commit(self, delta, result)
             self._dropped = True
             return generation
 
@@ -554,6 +595,7 @@ class Incoming:
             raise ProtocolViolated(f"{group.key}: sent both as a new and as a changed file")
         staged = self._staged.get(group.key)
         if staged is None:
+            self._room.take(ENTRY_BYTES + len(group.key.path))
             staged = self._staged[group.key] = _StagedFile(self._next_number(), group.block_size)
         if staged.block_size != group.block_size:
             raise ProtocolViolated(f"{group.key}: sent in blocks of two sizes")
@@ -564,14 +606,21 @@ class Incoming:
                 write_fully(descriptor, memoryview(run.content), offset)
             else:
                 write_zeros(descriptor, offset, run.length)
-            staged.blocks.put(run.first, _hashes(run, group.block_size))
+            self._put(staged.blocks, run, group.block_size)
 
     def _note_changed(self, group: Blocks) -> None:
         if group.key in self._staged:
             raise ProtocolViolated(f"{group.key}: sent both as a new and as a changed file")
-        known = self._changed.setdefault(group.key, PartialHashes())
+        known = self._changed.get(group.key)
+        if known is None:
+            self._room.take(ENTRY_BYTES + len(group.key.path))
+            known = self._changed[group.key] = PartialHashes()
         for run in group.runs:
-            known.put(run.first, _hashes(run, group.block_size))
+            self._put(known, run, group.block_size)
+
+    def _put(self, known: PartialHashes, run: Run, block_size: int) -> None:
+        self._room.take(known.growth(run.first, block_count(run.length, block_size)))
+        known.put(run.first, _hashes(run, block_size))
 
     def _next_number(self) -> int:
         self._staged_count += 1
@@ -754,5 +803,5 @@ def _hashes(run: Run, block_size: int) -> list[bytes]:
 def _disk_errors(what: str) -> Iterator[None]:
     try:
         yield
-    except OSError as broken:
+    except (OSError, PathNotWatchable) as broken:
         raise StorageFailed(f"{what}: {broken}") from broken

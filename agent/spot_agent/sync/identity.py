@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from spot_agent.sync.durable import sync_folder
 from spot_agent.sync.errors import PeerNotTrusted
 
 # OpenSSL looks at the dates even of a pinned certificate. Clocks of fresh instances may be off, and an instance does
@@ -101,3 +102,4 @@ def _write_private(file: Path, content: bytes) -> None:
         out.flush()
         os.fsync(out.fileno())
     draft.replace(file)
+    sync_folder(file.parent)  # the control plane is told of it, and then it must not be another one

@@ -11,7 +11,6 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import xxhash
@@ -189,13 +188,19 @@ def append_chunk(journal: BinaryIO, frame: Frame) -> None:
     journal.write(frame.payload)
 
 
-def read_chunks(journal: Path, *, roots: int) -> Iterator[Blocks]:
-    """All blocks in a journal, in the order in which they arrived."""
-    with journal.open("rb") as source:
-        while prefix := source.read(PREFIX.size):
+def read_chunks(journal: BinaryIO, *, roots: int) -> Iterator[Blocks]:
+    """All blocks in a journal, in the order in which they arrived.
+
+    Raises:
+        ImageDamaged: It is not what was written.
+    """
+    try:
+        while prefix := journal.read(PREFIX.size):
             header_length, payload_length = check_lengths(prefix, longest_payload=LONGEST_PAYLOAD)
-            header = decode_header(source.read(header_length))
-            yield from decode_blocks(unpack(str(header["coding"]), source.read(payload_length)), roots=roots)
+            header = decode_header(journal.read(header_length))
+            yield from decode_blocks(unpack(str(header["coding"]), journal.read(payload_length)), roots=roots)
+    except (ProtocolViolated, KeyError, struct.error) as spoiled:
+        raise ImageDamaged("the journal of the committed generation is broken") from spoiled
 
 
 def _decode(body: bytes, *, roots: int) -> Delta:

@@ -27,6 +27,7 @@ from spot_agent.sync.errors import (
     VersionNotSpoken,
 )
 from spot_agent.sync.frames import (
+    LONGEST_EXTRA,
     LONGEST_PAYLOAD,
     SPOKEN_VERSIONS,
     Frame,
@@ -39,6 +40,7 @@ from spot_agent.sync.frames import (
 from spot_agent.sync.generations import Generation, GenerationStore, Incoming
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.manifest import Entry, Key, Listed, Manifest, Reader, encode_listed, split
+from spot_agent.sync.room import Room, listed_bytes, memory_for_lists
 from spot_agent.sync.source import OutgoingGeneration, Progress
 from spot_agent.sync.throttle import Throttle
 
@@ -389,13 +391,17 @@ class PrimaryLink:
     def _described(self, holds: str, deadline: float) -> Manifest | None:
         self._data.send(Frame({"type": "describe"}), deadline=deadline)
         entries: dict[Key, Entry] = {}
+        room = Room(memory_for_lists())
         try:
             while (frame := self._data.receive(deadline=deadline)).kind == "entries":
                 content = unpack(Header(frame.header).text("coding"), frame.payload, most=LONGEST_PAYLOAD)
                 reader = Reader(content, roots=_MOST_ROOTS)
                 while not reader.exhausted:
                     listed = reader.listed()
+                    room.take(listed_bytes(listed))
                     entries[listed.key] = listed.entry
+        except GenerationRefused as too_much:
+            raise ProtocolViolated(str(too_much)) from too_much
         except TimeoutError as late:
             raise LinkDown("the standby did not say in time what it holds") from late
         manifest = Manifest(entries)
@@ -551,6 +557,13 @@ class StandbyListener:
         for thread in threads:
             thread.join(timeout=_GREETING_SECONDS + 1)
 
+    def hang_up(self) -> None:
+        """End the connections that there are: they were let in by a certificate that is not pinned any more."""
+        with self._lock:
+            channels = set(self._channels)
+        for channel in channels:
+            channel.close()
+
     @property
     def confirmed_at(self) -> float | None:
         """By the primary's clock: the latest moment at which what this standby holds was the newest state."""
@@ -605,8 +618,9 @@ class StandbyListener:
             return
         with self._lock:
             self._channels.add(channel)
-            if self._stopping:
-                channel.close()
+            stopping = self._stopping
+        if stopping or self._peer_certificate() != certificate:
+            channel.close()
         try:
             self._greet_and_serve(channel)
         except (LinkDown, TimeoutError) as lost:
@@ -761,6 +775,8 @@ class StandbyListener:
         try:
             try:
                 meter.note(begin)
+                if len(begin.payload) > LONGEST_EXTRA:
+                    raise ProtocolViolated(f"{len(begin.payload)} bytes travel along; {LONGEST_EXTRA} are allowed")
                 extra = decode_header(begin.payload)
                 incoming = self._store.receive(Header(begin.header), extra)
                 generation = receive_frames(frames.next, incoming)

@@ -269,6 +269,9 @@ class Reader:
         """
         key = self.key()
         kind, mode, uid, gid, mtime_ns, size, block_size, form, moved, staged = self.numbers(_ENTRY)
+        if kind == Kind.LINK and not key.path:
+            # Whoever finds the watched path anew follows it, so it would lead out of it.
+            raise ProtocolViolated(f"{key}: a watched path is no link")
         if kind not in tuple(Kind) or form not in tuple(HashForm) or moved not in (0, 1):
             raise ProtocolViolated(f"{key}: kind {kind}, hash form {form} or move flag {moved} does not exist")
         if mode & ~_PERMISSIONS or uid > _LARGEST_ID or gid > _LARGEST_ID:

@@ -436,7 +436,8 @@ class GenerationSource:
 
     def recall(self, root_hash: str) -> Manifest | None:
         """The manifest with this root hash, if it was taken lately."""
-        return next((manifest for manifest in self._manifests if manifest.root_hash == root_hash), None)
+        # A copy: who reads at this moment adds to it, and going through it meanwhile would fail.
+        return next((manifest for manifest in tuple(self._manifests) if manifest.root_hash == root_hash), None)
 
     def adopt(self, manifest: Manifest) -> None:
         """Reuse the hashes of a promoted standby: files that look as the manifest says are not read again.
@@ -554,6 +555,7 @@ class _Reading:
         before: Walk | None = None
         for walked in range(_WALKS):
             found = self._latest = self._walker.walk()
+            self._refuse_links(found)
             self.seen_differing |= found.differing
             if before is None:
                 self._check(found)
@@ -573,6 +575,13 @@ class _Reading:
                 "freeze or quiesce must stop all writes to the watched paths"
             )
         return before or Walk(), False
+
+    def _refuse_links(self, found: Walk) -> None:
+        """A watched path was resolved when the agent started: as a link, it would lead elsewhere on each instance."""
+        for number, root in enumerate(self._watched.roots):
+            entry = found.others.get(Key(number, b""))
+            if entry is not None and entry.kind is Kind.LINK:
+                raise PathNotWatchable(f"{root} has become a symbolic link; watch what it leads to, or what holds it")
 
     def _check(self, found: Walk) -> None:
         """Have what the first walk found to differ checked, and everything if anything may differ."""
@@ -706,7 +715,8 @@ class _Reading:
         finally:
             os.close(descriptor)
         unchanged = complete and Signature.of(before) == Signature.of(after)
-        trusted = unchanged and max(after.st_mtime_ns, after.st_ctime_ns) < started_ns - _TICK_NS
+        # Not by the modification time, which a program may set to the future, and each generation would read it anew.
+        trusted = unchanged and after.st_ctime_ns < started_ns - _TICK_NS
         entry = Entry(
             Kind.FILE,
             stat.S_IMODE(after.st_mode),

@@ -272,29 +272,42 @@ def restore_chain(store: GenerationStore, files: Sequence[tuple[str, Path]]) -> 
         files: Root hash and file of a base, then of its deltas.
 
     Returns:
-        The last generation that could be restored, committed and applied.
+        The last generation of the chain that could be restored, committed and applied.
 
     Raises:
         ImageDamaged: Not even the first can be restored.
         StorageFailed: The disk did not take it; try again.
     """
     held = store.manifest()
-    roots = [root for root, _ in files]
-    begin = roots.index(held.root_hash) + 1 if held is not None and held.root_hash in roots else 0
-    restored = held if begin else None
-    for _, file in files[begin:]:
+    # The last place at which the chain is what is held: between two snapshots nothing may have changed.
+    begin = (
+        0 if held is None else max((at for at, (root, _) in enumerate(files, 1) if root == held.root_hash), default=0)
+    )
+    if begin and not _follow(store, files[begin:], may_stop=False):
+        begin = 0
+    if not begin:
+        _follow(store, files, may_stop=True)
+    current = store.current()
+    if current is None:
+        raise ImageDamaged("there is no snapshot to restore")
+    return current
+
+
+def _follow(store: GenerationStore, files: Sequence[tuple[str, Path]], *, may_stop: bool) -> bool:
+    """Take one snapshot after the other; whether all of them, or as far as it goes if it may stop there.
+
+    Raises:
+        ImageDamaged: It may stop, and not even the first can be used.
+    """
+    for taken, (_, file) in enumerate(files):
         try:
             with file.open("rb") as source:
                 _receive(store, source)
         except (GenerationRefused, ProtocolViolated, GenerationUnsound, ImageDamaged) as unusable:
-            if restored is None:
+            if may_stop and not taken:
                 raise ImageDamaged(f"the snapshot {file.name} can not be used: {unusable}") from unusable
-            break  # as far as it goes
-        restored = store.manifest()
-    current = store.current()
-    if current is None or restored is None:
-        raise ImageDamaged("there is no snapshot to restore")
-    return current
+            return may_stop
+    return True
 
 
 def _receive(store: GenerationStore, source: BinaryIO) -> None:

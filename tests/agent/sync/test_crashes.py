@@ -241,7 +241,7 @@ def test_dying_while_an_applied_journal_is_removed_leaves_a_store_that_opens(fol
     committed = folder / "store" / "committed"
     shutil.copytree(committed, folder / "kept")
     pair.store.apply_pending()
-    for touch in range(1, 40):
+    for touch in range(1, 500):
         # As if it had died when the image was noted, and before the journal was let go of.
         shutil.copytree(folder / "kept", committed, dirs_exist_ok=True)
         died = killed_before_disk_event(touch, pair.reopen)

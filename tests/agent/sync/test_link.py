@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +20,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spot_agent.sync.blocks import LARGEST_FILE
+from spot_agent.sync.blocks import LARGEST_FILE, MOST_BLOCKS
 from spot_agent.sync.channel import Channel, dial
 from spot_agent.sync.errors import (
     GenerationRefused,
@@ -51,12 +53,15 @@ class Standby:
     link_changes: list[bool] = field(default_factory=list)
     pinned: str | None = None
     silence_seconds: float = 5.0
+    most_list_bytes: int | None = None
 
     def __post_init__(self) -> None:
         self.identity = Identity.load_or_create(self.folder / "standby", name="standby")
         self.pinned = self.primary.certificate
         self.image = self.folder / "there"
-        self.store = GenerationStore.open(self.folder / "store", WatchedPaths.of([self.image]))
+        self.store = GenerationStore.open(
+            self.folder / "store", WatchedPaths.of([self.image]), most_list_bytes=self.most_list_bytes
+        )
         self.listener = StandbyListener(
             address="127.0.0.1",
             port=0,
@@ -656,6 +661,7 @@ def test_paths_that_leave_the_watched_path_are_refused(standby: Standby, path: b
 @pytest.mark.parametrize(
     "frames",
     [
+        [entries(a_link_entry(b"", b"/etc"))],
         [entries(a_link_entry(b"", b"/etc"), a_file(b"passwd")), a_chunk(Key(0, b"passwd"), b"evil")],
         [entries(a_folder_entry(b""), a_link_entry(b"l", b"/etc"), a_file(b"l/x")), a_chunk(Key(0, b"l/x"), b"evil")],
         [entries(a_folder_entry(b""), a_file(b"x"))],
@@ -686,10 +692,49 @@ def test_a_generation_that_does_not_add_up_is_refused(standby: Standby) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"number": -1}, {"number": "1"}, {"epoch": None}, {"taken_at": "now"}, {"roots": 2}]
+    "change", [{"number": -1}, {"number": "1"}, {"epoch": None}, {"taken_at": "now"}, {"taken_at": 3e11}, {"roots": 2}]
 )
 def test_an_announcement_that_makes_no_sense_is_refused(standby: Standby, change: Mapping[str, Any]) -> None:
     assert refusal_of(standby, [begin(**change), END])["reason"] == "malformed"
+
+
+def test_a_few_bytes_do_not_take_all_memory(folder: Path, primary: Primary) -> None:
+    """A block far into a file takes room for the hashes of all before it."""
+    standby = Standby(folder, primary.identity, most_list_bytes=64 << 20)
+    far = [Blocks(Key(0, b"%d" % number), 4096, (Run(MOST_BLOCKS - 1, 1, b"x"),)) for number in range(1000)]
+    for into in ("stage", "journal"):
+        frame = Frame({"type": "chunk", "into": into, "coding": "plain", "done": 0}, encode_blocks(far))
+        tracemalloc.start()
+        try:
+            assert refusal_of(standby, [begin(), frame, END])["reason"] == "storage"
+            assert tracemalloc.get_traced_memory()[1] < 200 << 20
+        finally:
+            tracemalloc.stop()
+    many = [a_folder_entry(b"%d" % number) for number in range(70_000)]
+    assert refusal_of(standby, [begin(), entries(a_folder_entry(b""), *many), END])["reason"] == "storage"
+    standby.listener.stop()
+
+
+def test_what_travels_along_is_bounded(standby: Standby) -> None:
+    along = json.dumps({"prices": "x" * (1 << 20)}).encode()
+    assert refusal_of(standby, [begin()._replace(payload=along), END])["reason"] == "malformed"
+
+
+def test_who_was_let_in_by_a_certificate_that_is_not_pinned_any_more_is_sent_away(
+    primary: Primary, standby: Standby
+) -> None:
+    link = primary.connect(standby.peer)
+    standby.pinned = standby.identity.certificate
+    standby.listener.hang_up()
+    eventually(lambda: not link.up)
+    with pytest.raises(PeerNotTrusted):
+        primary.connect(standby.peer)
+
+
+def test_what_is_no_certificate_is_not_trusted(primary: Primary, standby: Standby) -> None:
+    garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    with pytest.raises(PeerNotTrusted):
+        primary.connect(Peer("127.0.0.1", standby.port, garbage))
 
 
 def test_writing_does_not_follow_a_link_that_was_put_in_the_way(

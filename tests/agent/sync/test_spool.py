@@ -18,7 +18,7 @@ from spot_agent.sync.generations import GenerationStore
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
 from spot_agent.sync.spool import Spool, Spooled, restore_chain
-from tests.agent.sync.trees import Edit, a_folder, edits, picture
+from tests.agent.sync.trees import Edit, a_folder, edits, frames_of, picture, receive
 
 PART_BYTES = 2000
 
@@ -117,6 +117,33 @@ def test_a_chain_with_a_broken_delta_is_restored_as_far_as_it_goes(bucket: Bucke
     last.write_bytes(last.read_bytes()[:-1])
     assert restore_chain(bucket.store, bucket.chain).number == 2
     assert (bucket.there / "file").read_bytes() == b"1" * 5000
+
+
+@pytest.mark.parametrize("held", [1, 2, 3])
+def test_a_chain_in_which_nothing_changed_for_a_while_is_restored_to_its_end(bucket: Bucket, held: int) -> None:
+    for content in (b"one", None, None, b"two"):
+        if content is not None:
+            (bucket.here / "file").write_bytes(content)
+        bucket.spooled()
+        bucket.upload()
+    assert len({root for root, _ in bucket.chain}) == 2
+    restore_chain(bucket.store, bucket.chain[:held])
+    assert restore_chain(bucket.store, bucket.chain).root_hash == bucket.chain[-1][0]
+    assert (bucket.there / "file").read_bytes() == b"two"
+
+
+def test_what_is_held_under_a_later_number_does_not_keep_a_chain_from_its_end(bucket: Bucket) -> None:
+    (bucket.here / "file").write_bytes(b"one")
+    bucket.spooled()
+    bucket.upload()
+    # The same state, as a standby has it from the link, later than the delta below was taken.
+    receive(bucket.store, frames_of(bucket.source.take(900, epoch=1, held=None)))
+    bucket.store.apply_pending()
+    (bucket.here / "file").write_bytes(b"two")
+    bucket.spooled()
+    bucket.upload()
+    assert restore_chain(bucket.store, bucket.chain).root_hash == bucket.chain[-1][0]
+    assert (bucket.there / "file").read_bytes() == b"two"
 
 
 def test_a_broken_base_leaves_what_was_held(bucket: Bucket) -> None:
