@@ -1,7 +1,7 @@
 """The first token of a fresh deployment: `python -m spot_optimizer.bootstrap --role admin` prints it.
 
-Run it with an operator's own AWS credentials, and CLIENTS_TABLE and TOKENS_TABLE as the stacks' outputs name them. From
-then on tokens come from the API.
+Run it with an operator's own AWS credentials, AWS_REGION, and CLIENTS_TABLE and TOKENS_TABLE as the data stack's
+outputs name them. From then on tokens come from the API.
 """
 
 from __future__ import annotations
