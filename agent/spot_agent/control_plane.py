@@ -169,25 +169,29 @@ class ControlPlane:
         """What has to be restored, for the newest state or that of an earlier moment (ISO 8601)."""
         return self._send("GET", self._path("snapshots/latest"), params={} if at is None else {"at": at})
 
-    def upload_part(self, url: str, headers: Mapping[str, str], content: Iterator[bytes]) -> str | None:
-        """Put a part at a presigned address; its ETag, or None if it did not get through."""
+    def upload_part(self, url: str, headers: Mapping[str, str], content: Iterator[bytes]) -> Answer:
+        """Put a part at a presigned address; answered with its `etag`. Rejected: there is no such upload any more."""
         try:
             answer = self._http.put(url, content=content, headers=dict(headers), timeout=_PART_TIMEOUT)
         except (httpx.HTTPError, OSError) as error:
-            log.warning("a part was not uploaded", extra={"error": repr(error)})
-            return None
+            return OutcomeUnknown(f"a part was not uploaded: {error!r}")
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return Rejected(answer.status_code, {"title": answer.text[:300]})
         if not answer.is_success or "etag" not in answer.headers:
-            log.warning("a part was refused", extra={"status": answer.status_code, "answer": answer.text[:300]})
-            return None
-        return answer.headers["etag"]
+            # An address that has expired is among these, and signed anew the next time.
+            return OutcomeUnknown(f"a part was refused with {answer.status_code}: {answer.text[:300]}")
+        return Answered({"etag": answer.headers["etag"]})
 
     def download(self, url: str, file: Path, *, size_bytes: int) -> bool:
         """Get what lies at a presigned address into a file, going on where that ends; whether all of it is there."""
-        there = file.stat().st_size if file.exists() else 0
-        if there >= size_bytes:
-            return there == size_bytes
-        wanted = {"Range": f"bytes={there}-"} if there else {}
         try:
+            there = file.stat().st_size if file.exists() else 0
+            if there == size_bytes:
+                return True
+            if there > size_bytes:
+                file.unlink()
+                there = 0
+            wanted = {"Range": f"bytes={there}-"} if there else {}
             with self._http.stream("GET", url, headers=wanted, timeout=_PART_TIMEOUT) as answer:
                 if not answer.is_success:
                     log.warning("a snapshot can not be read", extra={"status": answer.status_code})
@@ -196,10 +200,10 @@ class ControlPlane:
                 with file.open("ab" if goes_on else "wb") as out:
                     for piece in answer.iter_bytes(1 << 20):
                         out.write(piece)
-        except httpx.HTTPError as error:
+            return file.stat().st_size == size_bytes
+        except (httpx.HTTPError, OSError) as error:
             log.warning("a snapshot was not read", extra={"error": repr(error)})
             return False
-        return file.stat().st_size == size_bytes
 
     def _path(self, below: str) -> str:
         return f"agents/{self._agent_id}/{below}"

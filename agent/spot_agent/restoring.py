@@ -62,7 +62,8 @@ def fetch_and_restore(
         NothingToRestore: There is none.
         NotNow: Try again; what was downloaded is kept.
     """
-    for _ in range(_CHAINS):
+    spoiled: set[str] = set()
+    for _ in range(2 * _CHAINS):
         steps = _find(control_plane, at)
         files = _download(control_plane, folder, steps)
         try:
@@ -70,8 +71,11 @@ def fetch_and_restore(
         except ImageDamaged as unusable:
             log.exception("a chain of snapshots can not be used", extra={"base": steps[0].snapshot_id})
             shutil.rmtree(folder, ignore_errors=True)
-            at = steps[0].taken_at - timedelta(microseconds=1)
             broken = unusable
+            base = steps[0]
+            if base.snapshot_id in spoiled:
+                at = base.taken_at - timedelta(microseconds=1)
+            spoiled.add(base.snapshot_id)  # here, on the way or on this disk, perhaps: read it once more
         except StorageFailed as failed:
             raise NotNow(str(failed)) from failed
         else:
@@ -113,7 +117,10 @@ def _parse(body: Mapping[str, Any]) -> tuple[Step, ...]:
 
 
 def _download(control_plane: ControlPlane, folder: Path, steps: tuple[Step, ...]) -> list[tuple[str, Path]]:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as broken:
+        raise NotNow(f"there is no room for what is downloaded: {broken}") from broken
     files = []
     for step in steps:
         file = folder / step.snapshot_id

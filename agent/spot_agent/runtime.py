@@ -379,13 +379,14 @@ class Runtime:
         sizes = [each.state_bytes for each in (measured, carried) if each is not None]
         rates = [each.bytes_per_second for each in (carried, measured) if each is not None]
         state_bytes, rate = next(iter(sizes), None), next((rate for rate in rates if rate is not None), None)
+        cost = None if measured is None else measured.usd_per_day
         said = protection(standby_ready=state.bound is not None, state_bytes=state_bytes, bytes_per_second=rate)
         found = {
             "protection": said,
             "state_bytes": state_bytes,
             "state_bytes_per_second": rate,
             "changed_bytes_per_second": None if measured is None else measured.changed_bytes_per_second,
-            "snapshot_usd_per_day": None if measured is None else float(measured.usd_per_day),
+            "snapshot_usd_per_day": None if cost is None else float(cost),
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 _READ_SECONDS: Final = 3600.0
 _PARTS_AT_ONCE: Final = 20
-_CHUNK_BYTES: Final = 1 << 20
+# S3 hangs up on who sends nothing for about 20 s, so even the least bandwidth has to pass one of these in less.
+_CHUNK_BYTES: Final = 64 << 10
 _FIRST_PAUSE_SECONDS: Final = 0.5
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_IN_A_HURRY_SECONDS: Final = 2.0
@@ -62,13 +63,13 @@ class Measured:
         state_bytes: Of the state, not compressed.
         bytes_per_second: Of the state, from the first byte read to the last one stored; None before the first base.
         changed_bytes_per_second: Size of the deltas over the time they cover; None before the first one.
-        usd_per_day: What keeping them costs.
+        usd_per_day: What keeping them costs; None before the first one of this process.
     """
 
     state_bytes: int
     bytes_per_second: float | None
     changed_bytes_per_second: float | None
-    usd_per_day: Decimal
+    usd_per_day: Decimal | None
 
 
 @dataclass(slots=True)
@@ -113,7 +114,7 @@ class Snapshots:
             next_number: Numbers generations, durably.
             extra: What travels along with each generation.
             throttle: Limits the rate.
-            clock: Epoch seconds; they outlive a restart.
+            clock: Epoch seconds; they outlive a restart, and may be set back.
         """
         self._spool = spool
         self._source = source
@@ -134,7 +135,7 @@ class Snapshots:
         self._held: Manifest | None = None
         self._taking: OutgoingGeneration | None = None
         self._last_taken = False
-        self._pause_until = 0.0
+        self._pause_until = float("-inf")
         self._pause_seconds = _FIRST_PAUSE_SECONDS
         self._measured: Measured | None = None
         self._counted = _Counted(clock())
@@ -154,7 +155,7 @@ class Snapshots:
             if situation is None or not situation.last:
                 self._last_taken = False
             if situation is not None and (before is None or situation.last or situation.noticed != before.noticed):
-                self._pause_until = 0.0
+                self._pause_until = float("-inf")
             self._changed.notify()
 
     def close(self) -> None:
@@ -186,7 +187,7 @@ class Snapshots:
                 self._pause_seconds = _FIRST_PAUSE_SECONDS
             else:
                 longest = _LONGEST_PAUSE_IN_A_HURRY_SECONDS if situation.noticed else _LONGEST_PAUSE_SECONDS
-                self._pause_until = self._clock() + self._pause_seconds
+                self._pause_until = time.monotonic() + self._pause_seconds
                 self._pause_seconds = min(2 * self._pause_seconds, longest)
 
     def _patience(self) -> float:
@@ -194,18 +195,30 @@ class Snapshots:
         situation = self._situation
         if situation is None:
             return float("inf")
-        now = self._clock()
-        if self._pause_until > now:
-            return self._pause_until - now
+        pause = self._pause_until - time.monotonic()
+        if pause > 0:
+            return pause
         if self._spool.waiting is not None:
             return 0.0
         if situation.last:
             return float("inf") if self._last_taken else 0.0
         due = next_due(self._cadence, self._chain, standby_ready=situation.standby_ready, noticed=situation.noticed)
-        return float("inf") if due is None else due - now
+        if due is None:
+            return float("inf")
+        now = self._clock()
+        # Taken in the future: the clock was set back, and would put the next one off by as much.
+        return 0.0 if self._chain is not None and self._chain.taken_at > now else due - now
 
     def _do(self, situation: Situation) -> bool:
         """Upload what waits, or take the next one; False if it did not come about."""
+        try:
+            return self._bring_on(situation)
+        except OSError as broken:
+            # A full disk, mostly; that is no reason to end the agent of a workload that serves.
+            log.warning("the spool of the snapshots can not be written", extra={"error": str(broken)})
+            return False
+
+    def _bring_on(self, situation: Situation) -> bool:
         waiting = self._spool.waiting
         if waiting is not None and waiting.epoch != situation.epoch:
             self._spool.drop()
@@ -274,21 +287,28 @@ class Snapshots:
             self._refused(answer)
             return False
         try:
-            self._spool.note(replace(waiting, upload_id=str(answer.body["upload_id"])))
-            signed = {
-                int(upload["number"]): (str(upload["url"]), dict(upload["headers"]))
-                for upload in answer.body["uploads"]
-            }
+            upload_id = str(answer.body["upload_id"])
+            uploads = {int(upload["number"]): upload for upload in answer.body["uploads"]}
+            signed = [(part, str(uploads[part.number]["url"]), dict(uploads[part.number]["headers"])) for part in parts]
         except (LookupError, TypeError, ValueError):
             log.exception("the answer to a snapshot is not understood")
             return False
-        for part in parts:
-            url, headers = signed[part.number]
-            etag = self._control_plane.upload_part(url, headers, self._content(part))
-            if etag is None:
-                return False
-            self._spool.uploaded(part, etag=etag)
-        return True
+        self._spool.note(replace(waiting, upload_id=upload_id))
+        return all(self._upload_part(part, url, headers) for part, url, headers in signed)
+
+    def _upload_part(self, part: Part, url: str, headers: Mapping[str, str]) -> bool:
+        if not self._spool.is_whole(part):
+            log.warning("a crash has cut off a part of the snapshot; taking another one", extra={"number": part.number})
+            self._spool.drop()
+            return False
+        answer = self._control_plane.upload_part(url, headers, self._content(part))
+        if isinstance(answer, Answered):
+            self._spool.uploaded(part, etag=str(answer.body["etag"]))
+            return True
+        log.warning("a part was not uploaded", extra={"number": part.number, "answer": repr(answer)})
+        if isinstance(answer, Rejected):
+            self._spool.drop()  # S3 has forgotten the upload, and with it the parts that are gone from here
+        return False
 
     def _content(self, part: Part) -> Iterator[bytes]:
         with self._spool.part(part.number).open("rb") as source:
@@ -331,43 +351,38 @@ class Snapshots:
                 deltas=former.deltas + 1,
                 delta_bytes=former.delta_bytes + waiting.size_bytes,
             )
-        self._spool.complete({"snapshot_id": snapshot_id, "epoch": waiting.epoch, **asdict(chain)})
+        rate = self._measured.bytes_per_second if self._measured is not None else None
+        if is_base:
+            rate = waiting.state_bytes / max(self._clock() - waiting.taken_at, 1e-3)
+        self._spool.complete(
+            {"snapshot_id": snapshot_id, "epoch": waiting.epoch, "bytes_per_second": rate, **asdict(chain)}
+        )
         held = self._spool.held()
         self._held = None if held is None else held[1]
         self._newest_id, self._chain = snapshot_id, chain
         if waiting.frozen:
             self._last_taken = True
-        self._measure(waiting, is_base=is_base)
+        self._measure(waiting, rate, is_base=is_base)
         return True
 
-    def _measure(self, done: Spooled, *, is_base: bool) -> None:
-        now, counted, former, chain = self._clock(), self._counted, self._measured, self._chain
+    def _measure(self, done: Spooled, rate: float | None, *, is_base: bool) -> None:
+        now, counted, chain = self._clock(), self._counted, self._chain
         counted.snapshots += 1
         counted.parts += len(done.parts)
         if is_base:
             counted.base_bytes += done.size_bytes
         else:
             counted.delta_bytes += done.size_bytes
-        rate = former.bytes_per_second if former is not None else None
-        if is_base:
-            rate = done.state_bytes / max(now - done.taken_at, 1e-3)
         # Not more often than this has been going on: the first minutes say little about a day, and a base is for a day.
         per_day = 86_400 / max(now - counted.since, self._cadence.every_seconds)
         bases_per_day = min(per_day, 1.0)
-        changed = None
-        if chain is not None and chain.deltas:
-            changed = chain.delta_bytes / max(chain.taken_at - chain.begun_at, 1e-3)
-        self._measured = Measured(
-            done.state_bytes,
-            rate,
-            changed,
-            usd_per_day(
-                base_bytes_per_day=int(counted.base_bytes * bases_per_day),
-                delta_bytes_per_day=int(counted.delta_bytes * per_day),
-                snapshots_per_day=int(counted.snapshots * per_day),
-                parts_per_day=int(counted.parts * per_day),
-            ),
+        cost = usd_per_day(
+            base_bytes_per_day=int(counted.base_bytes * bases_per_day),
+            delta_bytes_per_day=int(counted.delta_bytes * per_day),
+            snapshots_per_day=int(counted.snapshots * per_day),
+            parts_per_day=int(counted.parts * per_day),
         )
+        self._measured = Measured(done.state_bytes, rate, None if chain is None else _changed(chain), cost)
         log.info(
             "snapshot complete",
             extra={
@@ -376,7 +391,7 @@ class Snapshots:
                 "bytes": done.size_bytes,
                 "frozen": done.frozen,
                 "seconds": round(now - done.taken_at, 3),
-                "usd_per_day": f"{self._measured.usd_per_day:.4f}",
+                "usd_per_day": f"{cost:.4f}",
             },
         )
 
@@ -406,7 +421,16 @@ class Snapshots:
             names = ("begun_at", "taken_at", "deltas", "base_bytes", "delta_bytes")
             self._chain = Chain(**{name: said[name] for name in names})
             self._epoch, self._newest_id = int(said["epoch"]), str(said["snapshot_id"])
+            rate = said.get("bytes_per_second")  # not said by the version before
+            self._measured = Measured(
+                manifest.total_bytes, None if rate is None else float(rate), _changed(self._chain), None
+            )
         except (LookupError, TypeError, ValueError):
             self._begin_chain(0)
             return
         self._held = manifest
+
+
+def _changed(chain: Chain) -> float | None:
+    """Bytes a second: size of the deltas over the time they cover."""
+    return chain.delta_bytes / max(chain.taken_at - chain.begun_at, 1e-3) if chain.deltas else None

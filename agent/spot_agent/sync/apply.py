@@ -135,6 +135,13 @@ class Application:
         if entry.kind is Kind.FOLDER:
             if status is None:
                 os.mkdir(name, 0o700, dir_fd=folder)
+            elif (narrower := stat.S_IMODE(status.st_mode) & (entry.mode | 0o700)) != stat.S_IMODE(status.st_mode):
+                # Before anything is put into it: who is shut out never sees what is new.
+                descriptor = os.open(name, _FOLDER, dir_fd=folder)
+                try:
+                    os.fchmod(descriptor, narrower)
+                finally:
+                    os.close(descriptor)
         elif entry.kind is Kind.LINK:
             self._place_link(folder, name, listed)
         elif listed.staged is not None:
@@ -187,11 +194,15 @@ class Application:
         """Open a file that changes, and make sure, once, that it is the file whose changes these are."""
         descriptor = _open_for_writing(*folders.holding(listed.key))
         former = self._before.file(listed.moved_from or listed.key) if self._before is not None else None
-        if listed.key not in self._touched and not self._again:
+        if listed.key not in self._touched:
             status = os.fstat(descriptor)
-            if former is None or (former.size, former.mtime_ns) != (status.st_size, status.st_mtime_ns):
+            is_former = former is not None and (former.size, former.mtime_ns) == (status.st_size, status.st_mtime_ns)
+            if not self._again and not is_former:
                 os.close(descriptor)
                 raise ImageDamaged(f"{listed.key}: somebody else has changed the file on the standby")
+            # Before any of its content: who may not read it any more never sees what is new.
+            _own(descriptor, listed.entry)
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & listed.entry.mode)
         self._touched.add(listed.key)
         return descriptor
 

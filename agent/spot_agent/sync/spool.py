@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,7 @@ from spot_agent.sync.source import OutgoingGeneration
 #: S3 takes parts of 5 MiB to 5 GiB, at most 10,000 of them; they grow, so that a large state fits as well.
 PART_BYTES: Final = 16 << 20
 _PARTS_OF_ONE_SIZE: Final = 1000
+LEAST_FREE_SHARE: Final = 0.03
 _MOMENT: Final = 5.0
 
 
@@ -78,13 +80,15 @@ class Spooled:
 class Spool:
     """One folder with at most one snapshot that waits to be uploaded, and what the newest uploaded one contains."""
 
-    def __init__(self, folder: Path, *, roots: int) -> None:
+    def __init__(self, folder: Path, *, roots: int, least_free_share: float = LEAST_FREE_SHARE) -> None:
         """Take up what an earlier process left.
 
         Args:
             folder: Made if missing, outside of the watched paths.
             roots: How many paths are watched.
+            least_free_share: Of the disk; so much is left to a workload that runs.
         """
+        self._least_free_share = least_free_share
         self._folder = folder
         self._roots = roots
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -114,6 +118,8 @@ class Spool:
                 parts = opened.enter_context(contextlib.closing(_PartWriter(self._draft(), part_bytes)))
                 for frame in generation.frames(deadline=deadline):
                     parts.add(frame)
+                    if not frozen:
+                        self._leave_room()
                 written = parts.finish()
             manifest = generation.wait_until_read(_MOMENT)
             spooled = Spooled(
@@ -156,6 +162,14 @@ class Spool:
         """Where a part lies."""
         return self._folder / "parts" / str(number)
 
+    def is_whole(self, part: Part) -> bool:
+        """Whether a part still is what it was when it was written."""
+        try:
+            with self.part(part.number).open("rb") as source:
+                return base64.b64encode(hashlib.file_digest(source, "sha256").digest()).decode() == part.sha256
+        except OSError:
+            return False
+
     def complete(self, chain: Mapping[str, Any]) -> None:
         """The waiting snapshot is uploaded: the next delta changes it.
 
@@ -193,6 +207,14 @@ class Spool:
         for name in ("snapshot.json", "manifest"):
             (self._folder / name).unlink(missing_ok=True)
         shutil.rmtree(self._folder / "parts", ignore_errors=True)
+
+    def _leave_room(self) -> None:
+        disk = os.statvfs(self._folder)
+        if disk.f_bavail < self._least_free_share * disk.f_blocks:
+            raise StorageFailed(
+                f"the snapshot would leave less than {self._least_free_share:.0%} of the disk free, which the workload "
+                f"may need; expected room for one compressed copy of the state in {self._folder}"
+            )
 
     def _draft(self) -> Path:
         folder = self._folder / "parts"
@@ -256,7 +278,7 @@ class _PartWriter:
     def _end_part(self) -> None:
         if self._out is None:
             return
-        # Not fsynced: a part that a crash cut off has another checksum, and S3 refuses it.
+        # Not fsynced: a part that a crash cut off has another checksum, which is looked at before it is uploaded.
         self._out.close()
         self._out = None
         digest = base64.b64encode(self._hash.digest()).decode()

@@ -256,6 +256,29 @@ def test_dying_while_an_applied_journal_is_removed_leaves_a_store_that_opens(fol
     pytest.fail("opening it never came to an end")
 
 
+def test_nobody_who_is_shut_out_sees_anything_new_whenever_it_dies(folder: Path) -> None:
+    pair = Pair(folder)
+    (pair.here / "folder").mkdir(parents=True)
+    (pair.here / "file").write_bytes(b"public")
+    pair.carry()
+    (pair.here / "file").chmod(0o600)
+    (pair.here / "file").write_bytes(b"secret" * 2000)
+    (pair.here / "folder").chmod(0o700)
+    (pair.here / "folder" / "new").write_bytes(b"secret")
+    frames = frames_of(pair.take())
+    standby = Standby(pair)
+    for touch in range(1, 200):
+        died = killed_before_disk_event(touch, lambda: standby.take(frames))
+        file, inside = standby.image / "file", standby.image / "folder"
+        assert b"secret" not in file.read_bytes() or file.stat().st_mode & 0o077 == 0
+        assert not (inside / "new").exists() or inside.stat().st_mode & 0o077 == 0
+        if not died:
+            assert picture(standby.image) == picture(pair.here)
+            return
+        standby.start_over()
+    pytest.fail("it never came to an end")
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with a_folder() as made:

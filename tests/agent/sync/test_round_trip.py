@@ -295,6 +295,11 @@ def carry_closed_folders(folder: Path) -> None:
         (state / "closed").chmod(0o700)
 
 
+def test_the_unit_lets_each_mode_be_carried() -> None:
+    unit = (Path(__file__).parents[3] / "agent" / "spot-agent.service").read_text()
+    assert not [line for line in unit.splitlines() if line.startswith("RestrictSUIDSGID=")]
+
+
 def test_a_store_whose_image_is_to_lie_elsewhere_begins_anew(pair: Pair) -> None:
     pair.here.mkdir()
     pair.carry()

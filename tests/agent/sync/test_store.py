@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ from spot_agent.sync.generations import GenerationStore
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
 from tests.agent.sync.test_crashes import killed_before_disk_event
-from tests.agent.sync.trees import Pair, a_folder, frames_of, picture, receive
+from tests.agent.sync.trees import Pair, a_folder, frames_of, no_file_longer_than, picture, receive
 
 
 @pytest.fixture
@@ -28,17 +26,6 @@ def pair() -> Iterator[Pair]:
         made = Pair(folder)
         made.here.mkdir()
         yield made
-
-
-@contextlib.contextmanager
-def no_file_longer_than(count: int) -> Iterator[None]:
-    """The kernel takes no byte of any file beyond so many, as if the disk were full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_note_that_the_disk_cut_off_does_not_hide_the_later_ones(pair: Pair) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +53,17 @@ def a_folder() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with TemporaryDirectory(prefix="spot-sync-", dir=memory if os.access(memory, os.W_OK) else None) as name:
         yield Path(name)
+
+
+@contextmanager
+def no_file_longer_than(count: int) -> Iterator[None]:
+    """The kernel takes no byte of any file beyond so many, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 # --- carrying without a network --------------------------------------------------------------------------------------
