@@ -212,6 +212,33 @@ def test_a_cursor_that_is_not_ours_is_422(http: Http) -> None:
     assert (answer.status, answer.body["field"]) == (422, "cursor")
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-12:00"])
+def test_a_time_beyond_the_calendar_is_422(http: Http, moment: str) -> None:
+    for path, field in (
+        ("/api/switches", "since"),
+        ("/api/interruptions", "until"),
+        ("/api/savings", "to"),
+        ("/api/metrics", "from"),
+        ("/api/pools/us-east-1a.m5.large/prices", "to"),
+    ):
+        answer = http.call("GET", path, token=http.admin, query={field: moment})
+        assert (answer.status, answer.problem, answer.body["field"]) == (422, "InvalidRequest", field), path
+        assert answer.body["expected"] == "a time between 2000 and 2100"
+
+
+def test_a_notice_for_a_time_beyond_the_calendar_is_422(agent: Registration) -> None:
+    body = {"instance_id": PRIMARY, "termination_time": "9999-12-31T23:59:59-12:00"}
+    answer = agent.call("POST", "/termination-imminent", body)
+    assert (answer.status, answer.problem, answer.body["field"]) == (422, "InvalidRequest", "termination_time")
+
+
+@pytest.mark.parametrize("body", ['{"epoch": ' + "9" * 5000 + "}", "[" * 200_000], ids=["long", "deep"])
+def test_json_that_can_not_be_read_is_422(agent: Registration, body: str) -> None:
+    answer = agent.call("POST", "/heartbeat", body)
+    assert (answer.status, answer.problem, answer.body["field"]) == (422, "InvalidRequest", "body")
+    assert answer.body["expected"] == "valid JSON"
+
+
 def test_a_limit_out_of_bounds_is_422(http: Http) -> None:
     answer = http.call("GET", "/api/agents", token=http.admin, query={"limit": "1000"})
     assert (answer.status, answer.body["field"]) == (422, "limit")

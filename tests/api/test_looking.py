@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -101,6 +103,30 @@ def test_a_list_is_narrowed_by_time(
     answer = history.http.call("GET", path, token=history.http.admin, query=bounds)
     assert answer.status == 200, answer.body
     assert hours(answer.body) == found
+
+
+@LISTS
+def test_a_cursor_of_another_period_is_refused(history: Registration, path: str) -> None:
+    # DynamoDB refuses to begin outside of what is asked for: that would be a failure of ours.
+    http = history.http
+    cursor = http.call("GET", path, token=http.admin, query={"limit": "2"}).body["next_cursor"]
+    for bound, hour in (("since", 5), ("until", 4)):
+        query = {"cursor": cursor, bound: (NOON + timedelta(hours=hour)).isoformat()}
+        answer = http.call("GET", path, token=http.admin, query=query)
+        assert (answer.status, answer.body["field"]) == (422, "cursor"), bound
+    within = {"cursor": cursor, "since": (NOON + timedelta(hours=2)).isoformat()}
+    assert hours(http.call("GET", path, token=http.admin, query=within).body) == [3, 2]
+
+
+@LISTS
+def test_a_cursor_without_a_place_is_refused(history: Registration, path: str) -> None:
+    http = history.http
+    cursor = http.call("GET", path, token=http.admin, query={"limit": "2"}).body["next_cursor"]
+    place = json.loads(base64.urlsafe_b64decode(cursor))
+    for name in place.keys() - {"listing"}:
+        forged = base64.urlsafe_b64encode(json.dumps(place | {name: ""}).encode()).decode()
+        answer = http.call("GET", path, token=http.admin, query={"cursor": forged})
+        assert (answer.status, answer.body["field"]) == (422, "cursor"), name
 
 
 def test_lists_are_narrowed_by_what_happened(history: Registration) -> None:

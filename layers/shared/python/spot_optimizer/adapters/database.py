@@ -312,6 +312,7 @@ class BoundTable[V]:
         """
         if since is not None and until is not None and since >= until:
             return Page((), None)
+        start = None if after is None else self._place(index, hash_value, after, since=since, until=until)
         at = self.path(str(index.range_key))
         condition: Condition | None = None
         if since is not None and until is not None:
@@ -327,7 +328,7 @@ class BoundTable[V]:
             index=index,
             condition=condition,
             consistent=False,
-            start=None if after is None else self._place(index, hash_value, after),
+            start=start,
             limit=limit,
             newest_first=True,
             only=reduce(lambda all_of, one: all_of & one, wanted) if wanted else None,
@@ -336,21 +337,37 @@ class BoundTable[V]:
         place = json.dumps({name: value["S"] for name, value in last.items()}, sort_keys=True) if last else None
         return Page(tuple(self._read(item) for item in data["Items"]), place)
 
-    def _place(self, index: Index, hash_value: str, after: str) -> dict[str, Any]:
-        """Read where a page ended. What a caller hands back is checked, and never leads into another one's rows."""
+    def _place(
+        self, index: Index, hash_value: str, after: str, *, since: datetime | None, until: datetime | None
+    ) -> dict[str, Any]:
+        """Read where a page ended. What a caller hands back is checked, and never leads into another one's rows.
+
+        DynamoDB refuses empty keys, and a place outside of the period that is asked for.
+        """
         try:
             place = json.loads(after)
         except ValueError:
             place = None
         names = {*self.key_names, index.hash_key, index.range_key}
-        known = isinstance(place, dict) and set(place) == names and all(isinstance(at, str) for at in place.values())
-        if not known or place[index.hash_key] != hash_value:
+        known = (
+            isinstance(place, dict) and set(place) == names and all(at and isinstance(at, str) for at in place.values())
+        )
+        if (
+            not known
+            or place[index.hash_key] != hash_value
+            or not self._is_within(place[index.range_key], since, until)
+        ):
             raise InvalidRequest(
                 "the cursor belongs to another list",
                 field="cursor",
                 expected="`next_cursor` of the page before, or none",
             )
         return {name: {"S": value} for name, value in place.items()}
+
+    def _is_within(self, at: str, since: datetime | None, until: datetime | None) -> bool:
+        # As text, because that is how the times are kept, and what DynamoDB compares.
+        first, end = (None if moment is None else InstantAttribute().serialize(moment) for moment in (since, until))
+        return (first is None or first <= at) and (end is None or at < end)
 
     def put(self, value: V, *, only_if: Condition | None = None, **extra: Any) -> None:
         """Replace a row, whatever it holds: only for rows that have one writer and no condition."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import UTC, datetime
 from typing import Annotated
 
 from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from spot_optimizer.errors import InvalidRequest
+
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 class Body(BaseModel):
@@ -35,6 +39,13 @@ class PauseAnswer(Answer):
 
     paused_at: AwareDatetime | None
     paused_because: str | None
+
+
+def _check_moment(moment: datetime) -> datetime:
+    # Whatever is added to one in reason, or taken from it, is a time still.
+    if not EARLIEST <= moment <= LATEST:
+        raise ValueError(f"a time between {EARLIEST.year} and {LATEST.year}")
+    return moment
 
 
 _IDENTIFIER = r"^[A-Za-z0-9][A-Za-z0-9.-]*$"
@@ -63,7 +74,7 @@ Seconds = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
 SyncInterval = Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Version = Annotated[str, Field(max_length=40)]
-Moment = AwareDatetime
+Moment = Annotated[AwareDatetime, AfterValidator(_check_moment)]
 
 InstanceId = Annotated[str, Field(pattern=r"^i-[0-9a-f]{8,17}$", examples=["i-0123456789abcdef0"])]
 LaunchTemplateId = Annotated[str, Field(pattern=r"^lt-[0-9a-f]{8,17}$", max_length=20)]

@@ -31,7 +31,7 @@ class Router(APIGatewayHttpResolver):
     """
 
     def __init__(self, *, open_paths: Collection[str] = ()) -> None:
-        super().__init__(enable_validation=True)
+        super().__init__(enable_validation=True, json_body_deserializer=_read_json)
         self.open_paths = frozenset(open_paths)
         self.exception_handler(SpotOptimizerError)(self._refuse)
         self.exception_handler([RequestValidationError, RequestUnsupportedContentType])(self._refuse_invalid)
@@ -99,6 +99,20 @@ class Router(APIGatewayHttpResolver):
             request_id=self.request_id,
         )
         return _response(HTTPStatus.INTERNAL_SERVER_ERROR, document, {})
+
+
+def _read_json(text: str) -> Any:
+    """Read a body; numbers too long and lists too deep to be read are no JSON that anybody needs.
+
+    Raises:
+        json.JSONDecodeError: It is none.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise json.JSONDecodeError(str(error), text, 0) from error
 
 
 def _request_id(event: Mapping[str, Any]) -> str:
