@@ -12,8 +12,9 @@ import pytest
 from functions.decide_fleet import handler as decide_fleet
 from spot_optimizer import wiring
 from spot_optimizer.control import deciding
+from spot_optimizer.domain.risk import AdvisorBand
 from spot_optimizer.domain.stored_decisions import FRESH_FOR, StoredDecision
-from spot_optimizer.domain.writes import Table
+from spot_optimizer.domain.writes import Change, Table
 from spot_optimizer.errors import ControlPlaneUnavailable
 from tests.api.conftest import Http, Registration
 from tests.api.market import HERE, THERE, market
@@ -59,6 +60,18 @@ def test_without_a_stored_decision_one_is_made_now_by_the_rule_and_says_so(agent
     ]
     assert all(one["risk_note"] for one in told["offers"])
     assert wiring.decisions().latest(agent.agent_id) is None, "who looks writes nothing"
+
+
+def test_the_list_of_pools_judges_a_pools_risk_as_the_recommendation_does(agent: Registration) -> None:
+    for pool_id in (HERE, THERE):
+        band = AdvisorBand.FROM_10_TO_15_PERCENT
+        wiring.prices().note_pools([Change(Table.POOLS, (pool_id,), "band", put={"advisor_band": int(band)})])
+    offered = {one["pool_id"]: one for one in recommended(agent)["offers"] if one["lifecycle"] == "spot"}
+    listed = {one["pool_id"]: one for one in agent.call("GET", "/pools").body["pools"]}
+    considered = agent.call("POST", "/replicas", {}, token=agent.http.admin).body["considered"]
+    for one in (*(listed[pool_id] for pool_id in (HERE, THERE)), *considered):
+        assert one["risk_within_1h"] == offered[one["pool_id"]]["risk_within_1h"]
+        assert "advisor band 2" in one["risk_note"]
 
 
 def test_the_stored_decision_is_told_with_its_age_and_its_model(agent: Registration) -> None:

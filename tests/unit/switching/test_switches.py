@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,6 +16,7 @@ from spot_optimizer.control.switching import Issued
 from spot_optimizer.domain.agents import HandoverState, Switch
 from spot_optimizer.domain.decisions import Reason, Verdict
 from spot_optimizer.domain.pools import Lifecycle
+from spot_optimizer.domain.pools_of_interest import PoolOfInterest
 from spot_optimizer.domain.prices import PriceChange
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.risk import RiskBasis
@@ -50,9 +51,14 @@ class FakeOnDemand:
     def __init__(self, usd_per_hour: Mapping[str, str]) -> None:
         self.usd_per_hour = {kind: Decimal(usd) for kind, usd in usd_per_hour.items()}
 
-    def known_pools(self, pool_ids: Any) -> dict[str, Any]:
+    def known_pools(self, pool_ids: Iterable[str]) -> dict[str, PoolOfInterest]:
         return {
-            pool_id: SimpleNamespace(instance_type=kind, on_demand_usd_per_hour=usd)
+            pool_id: PoolOfInterest(
+                pool_id=pool_id,
+                availability_zone=pool_id.partition(".")[0],
+                instance_type=kind,
+                on_demand_usd_per_hour=usd,
+            )
             for pool_id in pool_ids
             for kind, usd in self.usd_per_hour.items()
             if pool_id.endswith(f".{kind}")

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 
-from spot_optimizer.control.selecting import on_demand
+from spot_optimizer.control.selecting import types_told
 from spot_optimizer.domain import metrics, savings, stretches, uptime
 from spot_optimizer.domain.agents import Agent, Instance, Interruption, Switch
 from spot_optimizer.domain.clients import Scope
@@ -330,7 +330,7 @@ def _ledger(
     bought = {Pool.parse(ran.pool_id) for ran in runs if ran.lifecycle is Lifecycle.ON_DEMAND}
     zones = {Pool.parse(ran.pool_id).availability_zone for ran in runs}
     types = {sized_for, *(pool.instance_type for pool in bought)}
-    known = on_demand(plane.prices, sorted(zones), sorted(types))
+    known = types_told(plane.prices, sorted(zones), sorted(types)).on_demand
     came_to = savings.save(
         runs, since=period.since, until=period.until, prices=steps, on_demand=known, sized_for=sized_for
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -11,8 +12,25 @@ from spot_optimizer.domain import catalogue, pools
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.catalogue import Candidate, InstanceKind
 from spot_optimizer.domain.pools import LaunchTarget, Pool
+from spot_optimizer.domain.risk import AdvisorBand
 from spot_optimizer.errors import Transient
 from spot_optimizer.ports import Prices
+
+
+@dataclass(frozen=True, slots=True)
+class TypesTold:
+    """What AWS tells of instance types at its leisure, by type; what it has not told (yet) is absent.
+
+    Attributes:
+        on_demand: USD/hour.
+        bands: How often it interrupts them.
+    """
+
+    on_demand: Mapping[str, Decimal]
+    bands: Mapping[str, AdvisorBand]
+
+
+_NOTHING_TOLD = TypesTold({}, {})
 
 
 def candidates(
@@ -21,7 +39,7 @@ def candidates(
     zones: Sequence[str],
     *,
     excluded_zones: Sequence[str] = (),
-    on_demand: Mapping[str, Decimal] | None = None,
+    told: TypesTold = _NOTHING_TOLD,
 ) -> tuple[Candidate, ...]:
     """The agent's pools in these zones.
 
@@ -47,8 +65,9 @@ def candidates(
         excluded_zones=excluded_zones,
         kinds=kinds,
         prices=prices,
-        on_demand=on_demand,
+        on_demand=told.on_demand,
         interruptions=interruptions,
+        bands=told.bands,
     )
 
 
@@ -98,7 +117,7 @@ def check_wanted(plane: Plane, agent: Agent, *, pool_id: str | None, excluded_zo
 
 
 def shown(plane: Plane, agent: Agent, prices: Prices, *, excluded_zones: Sequence[str] = ()) -> tuple[Candidate, ...]:
-    """The agent's pools as people are told of them, with what they cost on demand.
+    """The agent's pools as people are told of them, with what they cost on demand, and how often AWS interrupts them.
 
     Raises:
         Transient: EC2 did not tell the agent's zones, or DynamoDB what is known of the pools; ask again.
@@ -109,7 +128,7 @@ def shown(plane: Plane, agent: Agent, prices: Prices, *, excluded_zones: Sequenc
         agent,
         zones,
         excluded_zones=excluded_zones,
-        on_demand=on_demand(prices, zones, agent.instance_types),
+        told=types_told(prices, zones, agent.instance_types),
     )
     return catalogue.as_shown(known)
 
@@ -122,11 +141,13 @@ def considered(plane: Plane, agent_id: str, prices: Prices, *, excluded_zones: S
         return ()
 
 
-def on_demand(prices: Prices, zones: Sequence[str], instance_types: Sequence[str]) -> Mapping[str, Decimal]:
-    """What instance types cost on demand in USD/hour, as far as the pools of these zones tell; by instance type."""
+def types_told(prices: Prices, zones: Sequence[str], instance_types: Sequence[str]) -> TypesTold:
+    """What is known of instance types, as far as the pools of these zones tell."""
     pool_ids = [Pool(zone, instance_type).pool_id for zone in zones for instance_type in instance_types]
-    return {
-        pool.instance_type: pool.on_demand_usd_per_hour
-        for pool in prices.known_pools(pool_ids).values()
-        if pool.on_demand_usd_per_hour is not None
-    }
+    pools = prices.known_pools(pool_ids).values()
+    return TypesTold(
+        on_demand={
+            pool.instance_type: pool.on_demand_usd_per_hour for pool in pools if pool.on_demand_usd_per_hour is not None
+        },
+        bands={pool.instance_type: pool.band for pool in pools if pool.band is not None},
+    )

@@ -395,8 +395,8 @@ def _check_at_rest(plane: Plane, agent: Agent) -> None:
 
 def _place(plane: SwitchingPlane, agent: Agent, *, excluded_zones: Sequence[str] = ()) -> _Place:
     zones = tuple(plane.compute.subnets(agent.subnet_ids))
-    on_demand = selecting.on_demand(plane.prices, zones, agent.instance_types)
-    known = selecting.candidates(plane, agent, zones, excluded_zones=excluded_zones, on_demand=on_demand)
+    told = selecting.types_told(plane.prices, zones, agent.instance_types)
+    known = selecting.candidates(plane, agent, zones, excluded_zones=excluded_zones, told=told)
     moves = _latest_moves(plane, agent)
     current = OfferId(agent.primary_pool_id, _lifecycles(moves).get(agent.primary_instance_id, Lifecycle.SPOT))
     return _Place(current, known, moves)
