@@ -253,6 +253,7 @@ class ApiStack(Stack):
             "DescribeSecurityGroups",
             "DescribeSubnets",
         )
+        allow_asking_whose_paths(function)
         function.allow(
             "servicequotas:GetServiceQuota",
             on="*",

@@ -9,9 +9,13 @@ import boto3
 import pytest
 
 from spot_optimizer import wiring
+from spot_optimizer.domain.agents import TrafficAdapter
+from spot_optimizer.domain.writes import Change, Present, Table, Transaction
 from spot_optimizer.errors import ControlPlaneUnavailable
 from tests.api.conftest import CLIENT, Http, Registration
 from tests.fakes.rehearsal import PlayedRehearsal
+
+GROUPS = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup"
 
 
 @pytest.fixture
@@ -110,6 +114,28 @@ def test_what_is_not_tagged_for_the_client_fails(agent: Registration, http: Http
     assert found(examined, "launch template")[0][0] == "failed"
     assert "failed" in [outcome for outcome, _ in found(examined, "subnets")]
     assert rehearsal.asked == [agent.agent_id]
+
+
+def test_every_kind_of_traffic_path_is_looked_at(agent: Registration, rehearsal: PlayedRehearsal) -> None:
+    tag: Any = {"Key": "spot-optimizer:client", "Value": CLIENT}
+    zone = boto3.client("route53").create_hosted_zone(Name="example.com", CallerReference="1")["HostedZone"]["Id"]
+    zone_id = zone.rpartition("/")[2]
+    boto3.client("route53").change_tags_for_resource(ResourceType="hostedzone", ResourceId=zone_id, AddTags=[tag])
+    ec2 = boto3.client("ec2")
+    group = boto3.client("elbv2").create_target_group(
+        Name="ledger", Protocol="TCP", Port=8080, VpcId=ec2.describe_vpcs()["Vpcs"][0]["VpcId"], Tags=[tag]
+    )
+    address = ec2.allocate_address(Domain="vpc", TagSpecifications=[{"ResourceType": "elastic-ip", "Tags": [tag]}])
+    for adapter, target, missing in (
+        ("route53", f"{zone_id}/db.example.com", "Z0000000000000/db.example.com"),
+        ("target-group", group["TargetGroups"][0]["TargetGroupArn"], f"{GROUPS}/ledger/0123456789abcdef"),
+        ("eip", address["AllocationId"], "eipalloc-0123456789abcdef0"),
+    ):
+        for named, outcome in ((target, "ok"), (missing, "failed")):
+            put = {"traffic_adapter": TrafficAdapter(adapter), "traffic_target": named}
+            change = Change(Table.AGENTS, (agent.agent_id,), "set", only_if={"agent_id": Present()}, put=put)
+            wiring.records().commit(Transaction("set", (change,)))
+            assert [one[0] for one in found(examine(agent), "traffic")] == [outcome], named
 
 
 def test_an_agent_is_examined_for_its_own_client_only(http: Http, agent: Registration) -> None:

@@ -19,9 +19,9 @@ from spot_optimizer.domain.examination import (
     Rule,
     SubnetFacts,
     TemplateFacts,
-    look_at_address,
     look_at_groups,
     look_at_launches,
+    look_at_path,
     look_at_quotas,
     look_at_state,
     look_at_subnets,
@@ -229,7 +229,10 @@ def test_a_launch_that_would_be_refused_says_why() -> None:
 
 
 def test_the_traffic_path_must_be_tagged_where_there_is_one() -> None:
-    assert outcomes(look_at_address(AGENT, None)) == []
+    assert outcomes(look_at_path(AGENT, None)) == []
     moved = an_agent(traffic_adapter=TrafficAdapter.EIP, traffic_target="eipalloc-1")
-    assert outcomes(look_at_address(moved, CLIENT)) == [Outcome.OK]
-    assert outcomes(look_at_address(moved, None)) == [Outcome.FAILED]
+    assert outcomes(look_at_path(moved, CLIENT)) == [Outcome.OK]
+    assert outcomes(look_at_path(moved, None)) == [Outcome.FAILED]
+    [foreign] = look_at_path(moved, "globex")
+    assert foreign.outcome is Outcome.FAILED
+    assert "globex" not in foreign.found + foreign.advice, "one client is not told of another"

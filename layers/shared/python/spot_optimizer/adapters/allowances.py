@@ -50,9 +50,13 @@ class TaggedResources:
             }
         )
         if traffic_target is not None:
-            owners |= _owners(lambda: self._tags_of_target(traffic_adapter, traffic_target))
+            owners[traffic_target] = self.owner_of_target(traffic_adapter, traffic_target)
         wanted = (launch_template_id, *subnet_ids, *([traffic_target] if traffic_target else []))
         return tuple(resource for resource in wanted if owners.get(resource) != client_id)
+
+    def owner_of_target(self, adapter: TrafficAdapter, target: str) -> str | None:
+        """Whom a traffic path's target is tagged for; None if for nobody, or if there is none."""
+        return _owners(lambda: self._tags_of_target(adapter, target)).get(target)
 
     def _tags_of_target(self, adapter: TrafficAdapter, target: str) -> dict[str, Sequence[Any]]:
         match adapter:

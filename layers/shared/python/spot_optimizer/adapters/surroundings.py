@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
+from spot_optimizer.adapters.allowances import TaggedResources
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.domain.agents import TrafficAdapter
 from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.clients import OWNER_TAG
 from spot_optimizer.domain.examination import (
@@ -43,6 +45,7 @@ class Ec2Surroundings:
     def __init__(self, clients: Clients, compute: Compute) -> None:
         self._clients = clients
         self._compute = compute
+        self._tagged = TaggedResources(clients)
 
     def subnets(self, subnet_ids: Sequence[str]) -> tuple[SubnetFacts, ...]:
         """Those that exist."""
@@ -116,13 +119,10 @@ class Ec2Surroundings:
             for group in instance.get("SecurityGroups", [])
         )
 
-    def address_owner(self, allocation_id: str) -> str | None:
-        """Whom an Elastic IP is tagged for; None if for nobody, or if it is gone."""
-        with _looking("EC2"):
-            answer = self._clients.ec2.describe_addresses(
-                Filters=[{"Name": "allocation-id", "Values": [allocation_id]}]
-            )
-        return next((_owner(address.get("Tags", [])) for address in answer["Addresses"]), None)
+    def path_owner(self, adapter: TrafficAdapter, target: str) -> str | None:
+        """Whom a traffic path's target is tagged for; None if for nobody, or if it is gone."""
+        with _looking("AWS"):
+            return self._tagged.owner_of_target(adapter, target)
 
     def kinds(self, instance_types: Sequence[str]) -> Mapping[str, InstanceKind]:
         """What instance types offer."""

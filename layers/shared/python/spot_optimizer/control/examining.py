@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from spot_optimizer.domain import examination
-from spot_optimizer.domain.agents import Agent, Heartbeat, Instance
+from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, TrafficAdapter
 from spot_optimizer.domain.catalogue import InstanceKind
 from spot_optimizer.domain.examination import (
     Finding,
@@ -57,8 +57,8 @@ class Surroundings(Protocol):
         """Groups that an instance is in; none if EC2 does not know it."""
         ...
 
-    def address_owner(self, allocation_id: str) -> str | None:
-        """Whom an Elastic IP is tagged for; None if for nobody, or if it is gone."""
+    def path_owner(self, adapter: TrafficAdapter, target: str) -> str | None:
+        """Whom a traffic path's target is tagged for; None if for nobody, or if it is gone."""
         ...
 
     def kinds(self, instance_types: Sequence[str]) -> Mapping[str, InstanceKind]:
@@ -144,5 +144,7 @@ def _look_at_quotas(surroundings: Surroundings, agent: Agent) -> Iterator[Findin
 
 
 def _look_at_traffic(surroundings: Surroundings, agent: Agent) -> Iterator[Finding]:
-    owner = surroundings.address_owner(agent.traffic_target) if agent.traffic_target is not None else None
-    yield from examination.look_at_address(agent, owner)
+    owner = None
+    if agent.traffic_target is not None:
+        owner = surroundings.path_owner(agent.traffic_adapter, agent.traffic_target)
+    yield from examination.look_at_path(agent, owner)

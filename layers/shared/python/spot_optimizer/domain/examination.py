@@ -417,18 +417,19 @@ def look_at_launches(launches: Sequence[RehearsedLaunch]) -> Iterator[Finding]:
             yield Finding(check, Outcome.OK, f"{where}: permitted; whether there is capacity, only a launch tells")
 
 
-def look_at_address(agent: Agent, address_owner: str | None) -> Iterator[Finding]:
+def look_at_path(agent: Agent, owner: str | None) -> Iterator[Finding]:
     """Whether the traffic path may be moved."""
     if agent.traffic_target is None:
         return
-    if address_owner != agent.client_id:
-        yield _untagged("traffic", agent.traffic_target, address_owner, agent)
+    if owner != agent.client_id:
+        yield _untagged("traffic", agent.traffic_target, owner, agent)
     else:
         yield Finding("traffic", Outcome.OK, f"{agent.traffic_target} is there and tagged for {agent.client_id}")
 
 
 def _untagged(check: str, resource: str, owner: str | None, agent: Agent) -> Finding:
-    tagged = f"tagged {OWNER_TAG} = {owner}" if owner else f"not tagged {OWNER_TAG}, or is gone"
+    # Whose it is, is nobody else's business.
+    tagged = "tagged for another client" if owner else f"not tagged {OWNER_TAG}, or is gone"
     return Finding(
         check,
         Outcome.FAILED,
