@@ -157,10 +157,20 @@ def test_a_functions_folder_works_as_the_root_of_its_imports(name: str, http: Ht
     assert callable(module.handle)
 
 
-def test_the_authorizer_starts_without_what_only_routers_need() -> None:
-    code = "import sys, handler; print(*sorted({'pydantic', 'cryptography', 'boto3', 'pynamodb'} & set(sys.modules)))"
-    path = os.pathsep.join((str(FUNCTIONS / "authorize"), str(document.ROOT / "layers" / "shared" / "python")))
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("authorize", {"pydantic", "cryptography", "boto3", "pynamodb"}),
+        *(
+            (name, {"pydantic", "boto3", *(f"spot_optimizer.domain.{one}" for one in ("gaps", "models", "orphans"))})
+            for name in ("fail_over", "prepare_replica")
+        ),
+    ],
+)
+def test_what_has_to_be_quick_starts_without_what_only_others_need(name: str, without: set[str]) -> None:
+    code = "import sys, handler; print(*sys.modules)"
+    path = os.pathsep.join((str(FUNCTIONS / name), str(document.ROOT / "layers" / "shared" / "python")))
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True, timeout=60
     )
-    assert done.stdout.split() == []
+    assert without & set(done.stdout.split()) == set()

@@ -6,26 +6,30 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
-from spot_optimizer.domain.catalogue import INTERRUPTING, InstanceKind
-from spot_optimizer.domain.claims import Execution
-from spot_optimizer.domain.gaps import Inferred
-from spot_optimizer.domain.model_comparison import Outcome
-from spot_optimizer.domain.model_sessions import ModelSession, Slots
-from spot_optimizer.domain.models import Manifest, ModelFile, Row
-from spot_optimizer.domain.orphans import Report, Resource
-from spot_optimizer.domain.pauses import Pause
-from spot_optimizer.domain.pools import LaunchTarget
-from spot_optimizer.domain.pools_of_interest import PoolOfInterest
-from spot_optimizer.domain.price_submissions import Submission
-from spot_optimizer.domain.prices import Observation, PriceChange, Slot
-from spot_optimizer.domain.replicas import Replica
-from spot_optimizer.domain.risk import AdvisorBand
-from spot_optimizer.domain.snapshots import Snapshot
-from spot_optimizer.domain.stored_decisions import StoredDecision
-from spot_optimizer.domain.writes import Change, Transaction
+from spot_optimizer.domain.catalogue import INTERRUPTING
+
+if TYPE_CHECKING:
+    # Only names here: a failover starts cold with none of what prices, models and decisions are made of.
+    from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, Interruption, Switch
+    from spot_optimizer.domain.catalogue import InstanceKind
+    from spot_optimizer.domain.claims import Execution
+    from spot_optimizer.domain.gaps import Inferred
+    from spot_optimizer.domain.model_comparison import Outcome
+    from spot_optimizer.domain.model_sessions import ModelSession, Slots
+    from spot_optimizer.domain.models import Manifest, ModelFile, Row
+    from spot_optimizer.domain.orphans import Report, Resource
+    from spot_optimizer.domain.pauses import Pause
+    from spot_optimizer.domain.pools import LaunchTarget
+    from spot_optimizer.domain.pools_of_interest import PoolOfInterest
+    from spot_optimizer.domain.price_submissions import Submission
+    from spot_optimizer.domain.prices import Observation, PriceChange, Slot
+    from spot_optimizer.domain.replicas import Replica
+    from spot_optimizer.domain.risk import AdvisorBand
+    from spot_optimizer.domain.snapshots import Snapshot
+    from spot_optimizer.domain.stored_decisions import StoredDecision
+    from spot_optimizer.domain.writes import Change, Transaction
 
 
 class Records(Protocol):
