@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
+from spot_optimizer.adapters.compute import Ec2Compute
 from spot_optimizer.adapters.inventory import Ec2Inventory
 from spot_optimizer.adapters.sessions import Clients
 from spot_optimizer.domain.orphans import Kind, Resource
-from spot_optimizer.errors import Throttled
+from spot_optimizer.errors import ControlPlaneUnavailable, Throttled
 from tests.adapters.tables import REGION
 from tests.adapters.transport import Transport, ec2, ec2_refusal
 
@@ -87,10 +87,22 @@ def test_every_page_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_refusal_is_no_success(clients: Clients, inventory: Ec2Inventory) -> None:
     Transport(clients.ec2, "ec2", ec2_refusal("UnauthorizedOperation"), *[ec2_refusal("RequestLimitExceeded")] * 3)
-    with pytest.raises(ClientError, match="UnauthorizedOperation"):
+    with pytest.raises(ControlPlaneUnavailable, match="UnauthorizedOperation"):
         inventory.end(ours(Kind.INSTANCE, "i-1"))
     with pytest.raises(Throttled):
         inventory.end(ours(Kind.VOLUME, "vol-1"))
+
+
+def test_an_instance_that_is_protected_is_left_and_keeps_nobody_from_the_others(
+    clients: Clients, inventory: Ec2Inventory
+) -> None:
+    instance_id = launch(clients, OURS)
+    clients.ec2.modify_instance_attribute(InstanceId=instance_id, DisableApiTermination={"Value": True})
+    with pytest.raises(ControlPlaneUnavailable, match="refuses to end"):
+        inventory.end(ours(Kind.INSTANCE, instance_id))
+    compute = Ec2Compute(clients)
+    assert compute.terminate(instance_id) is False
+    assert compute.states([instance_id]) == {instance_id: "running"}
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ class Compute(Protocol):
         ...
 
     def terminate(self, instance_id: str) -> bool:
-        """Terminate an instance; terminating it again is no error. False where it is not ours: we did not launch it."""
+        """Terminate an instance; terminating it again is no error. False where it is not ours, or is protected."""
         ...
 
     def move_address(self, allocation_id: str, instance_id: str) -> None:

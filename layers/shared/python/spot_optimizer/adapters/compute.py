@@ -56,6 +56,11 @@ POOL_CODES = frozenset(
 )
 """No capacity, no quota or no such offer in this pool; the next pool may have."""
 
+NOT_OURS_TO_END: Mapping[str, str] = {
+    "OperationNotPermitted": "it is protected from termination",
+    "UnauthorizedOperation": "we did not launch it",
+}
+
 NOT_MOVABLE_CODES = frozenset(
     {
         "IncorrectInstanceState",
@@ -212,16 +217,18 @@ class Ec2Compute:
         """Terminate an instance; terminating it again is no error. Our role allows it for what we launched, by tag.
 
         Returns:
-            False where that is refused: an instance of an agent which we did not launch, such as its first.
+            False where that is refused: an instance which we did not launch, such as an agent's first, or one that its
+            launch template protects from termination.
         """
         with service_failures(_SERVICE):
             try:
                 self._clients.ec2.terminate_instances(InstanceIds=[instance_id])
             except ClientError as error:
-                if error_code(error) == "UnauthorizedOperation":
-                    log.warning("%s is left running: we did not launch it", instance_id)
+                code = error_code(error)
+                if code in NOT_OURS_TO_END:
+                    log.warning("%s is left running: %s", instance_id, NOT_OURS_TO_END[code])
                     return False
-                if error_code(error) != "InvalidInstanceID.NotFound":
+                if code != "InvalidInstanceID.NotFound":
                     raise
         return True
 

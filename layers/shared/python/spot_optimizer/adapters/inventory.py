@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.adapters.sessions import (
+    THROTTLING_CODES,
+    UNAVAILABLE_CODES,
+    Clients,
+    error_code,
+    service_failures,
+)
 from spot_optimizer.domain.orphans import Kind, Resource
 from spot_optimizer.domain.replicas import AGENT_TAG, REPLICA_TAG
+from spot_optimizer.errors import ControlPlaneUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_ec2.type_defs import FilterTypeDef, TagTypeDef
@@ -57,7 +64,12 @@ class Ec2Inventory:
         return any(request.get("Status", {}).get("Code") in MARKED_CODES for request in answer["SpotInstanceRequests"])
 
     def end(self, resource: Resource) -> None:
-        """Terminate, delete or release it; what is gone already is no error. Raises as `ours`."""
+        """Terminate, delete or release it; what is gone already is no error.
+
+        Raises:
+            Throttled: Try again.
+            ControlPlaneUnavailable: EC2 did not answer, or refuses: the resource may be protected by its owner.
+        """
         ec2, resource_id = self._clients.ec2, resource.resource_id
         with service_failures(_SERVICE):
             try:
@@ -69,8 +81,12 @@ class Ec2Inventory:
                     case Kind.ADDRESS:
                         ec2.release_address(AllocationId=resource_id)
             except ClientError as error:
-                if error_code(error) not in GONE_CODES:
+                code = error_code(error)
+                if code in THROTTLING_CODES or code in UNAVAILABLE_CODES:
                     raise
+                if code not in GONE_CODES:
+                    # It must not keep the sweep from the others.
+                    raise ControlPlaneUnavailable(f"EC2 refuses to end {resource_id}: {error}") from error
 
     def _instances(self) -> Iterator[Resource]:
         pages = self._clients.ec2.get_paginator("describe_instances").paginate(
