@@ -49,6 +49,7 @@ def allow_moving_other_paths(function: Function) -> None:
     function.allow(
         "elasticloadbalancing:DescribeTargetHealth",
         "elasticloadbalancing:DescribeTargetGroups",
+        "elasticloadbalancing:DescribeTags",
         on="*",
         wildcard_because="Describe actions of load balancers know nothing narrower.",
     )

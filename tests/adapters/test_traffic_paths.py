@@ -97,6 +97,20 @@ def test_a_target_group_is_not_moved_to_what_is_gone(clients: Clients, instances
         path.move(group, "i-0123456789abcdef0", client_id="acme")
 
 
+@pytest.mark.parametrize("owner", [None, "globex"])
+def test_a_target_group_that_is_not_the_clients_any_more_is_left_as_it_is(
+    clients: Clients, instances: tuple[str, str], owner: str | None
+) -> None:
+    group, path = a_target_group(clients), TargetGroups(clients)
+    path.move(group, instances[0], client_id="acme")
+    clients.elb.remove_tags(ResourceArns=[group], TagKeys=["spot-optimizer:client"])
+    if owner is not None:
+        clients.elb.add_tags(ResourceArns=[group], Tags=[{"Key": "spot-optimizer:client", "Value": owner}])
+    with pytest.raises(AddressNotMovable, match="is not tagged spot-optimizer:client = acme"):
+        path.move(group, instances[1], client_id="acme")
+    assert registered(clients, group) == {instances[0]}
+
+
 @pytest.mark.parametrize(("private", "kind"), [(False, "PublicIpAddress"), (True, "PrivateIpAddress")])
 def test_a_record_names_the_primary_and_is_forgotten_soon(
     clients: Clients, instances: tuple[str, str], private: bool, kind: str

@@ -99,7 +99,10 @@ def test_what_only_looks_may_change_nothing(dev: Deployment, function: str) -> N
     allowed = {
         action for action in actions(dev.statements(f"{function}Role")) if not action.startswith(("logs:", "xray:"))
     }
-    looking = ("dynamodb:GetItem", "dynamodb:Query", "ec2:Describe", "servicequotas:Get", "lambda:InvokeFunction")
+    looking = (
+        *("dynamodb:GetItem", "dynamodb:Query", "ec2:Describe", "servicequotas:Get", "lambda:InvokeFunction"),
+        *("elasticloadbalancing:Describe", "route53:ListTags"),
+    )
     assert allowed
     assert all(action.startswith(looking) for action in allowed), allowed
     asked = statements_for(dev.statements(f"{function}Role"), "lambda:InvokeFunction")

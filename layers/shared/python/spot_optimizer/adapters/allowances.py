@@ -7,8 +7,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from spot_optimizer.adapters.dns import owner_of
+from spot_optimizer.adapters.dns import owner_of_zone
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.adapters.target_groups import owner_of_group
 from spot_optimizer.domain.agents import TrafficAdapter
 from spot_optimizer.domain.clients import OWNER_TAG
 from spot_optimizer.domain.traffic import record_of
@@ -37,15 +38,15 @@ class TaggedResources:
         """Those of the resources that do not exist or are not tagged for the client; which of the two is not told."""
         ec2 = self._clients.ec2
         owners: dict[str, str | None] = {}
-        owners |= _owners(
+        owners |= _known(
             lambda: {
-                template["LaunchTemplateId"]: template.get("Tags", [])
+                template["LaunchTemplateId"]: _tagged_for(template.get("Tags", []))
                 for template in ec2.describe_launch_templates(LaunchTemplateIds=[launch_template_id])["LaunchTemplates"]
             }
         )
-        owners |= _owners(
+        owners |= _known(
             lambda: {
-                subnet["SubnetId"]: subnet.get("Tags", [])
+                subnet["SubnetId"]: _tagged_for(subnet.get("Tags", []))
                 for subnet in ec2.describe_subnets(SubnetIds=list(subnet_ids))["Subnets"]
             }
         )
@@ -56,33 +57,31 @@ class TaggedResources:
 
     def owner_of_target(self, adapter: TrafficAdapter, target: str) -> str | None:
         """Whom a traffic path's target is tagged for; None if for nobody, or if there is none."""
-        return _owners(lambda: self._tags_of_target(adapter, target)).get(target)
+        return _known(lambda: {target: self._owner(adapter, target)}).get(target)
 
-    def _tags_of_target(self, adapter: TrafficAdapter, target: str) -> dict[str, Sequence[Any]]:
+    def _owner(self, adapter: TrafficAdapter, target: str) -> str | None:
         match adapter:
             case TrafficAdapter.EIP:
-                found = self._clients.ec2.describe_addresses(AllocationIds=[target])["Addresses"]
-                return {address["AllocationId"]: address.get("Tags", []) for address in found}
+                [address] = self._clients.ec2.describe_addresses(AllocationIds=[target])["Addresses"]
+                return _tagged_for(address.get("Tags", []))
             case TrafficAdapter.TARGET_GROUP:
-                described = self._clients.elb.describe_tags(ResourceArns=[target])["TagDescriptions"]
-                return {one["ResourceArn"]: one["Tags"] for one in described}
+                return owner_of_group(self._clients, target)
             case TrafficAdapter.ROUTE53:
-                owner = owner_of(self._clients, record_of(target)[0])
-                return {target: [] if owner is None else [{"Key": OWNER_TAG, "Value": owner}]}
+                return owner_of_zone(self._clients, record_of(target)[0])
             case TrafficAdapter.NONE:
-                return {}
+                return None
 
 
-def _owners(tags_by_id: Callable[[], dict[str, Sequence[Any]]]) -> dict[str, str | None]:
-    with service_failures("EC2"):
+def _known(owners: Callable[[], dict[str, str | None]]) -> dict[str, str | None]:
+    with service_failures("AWS"):
         try:
-            found = tags_by_id()
+            return owners()
         except ClientError as error:
             code = error_code(error)
             if code.endswith((".NotFound", ".NotFoundException", ".Malformed")) or code in _NO_SUCH_TARGET:
                 return {}
             raise
-    return {
-        resource: next((tag["Value"] for tag in tags if tag.get("Key") == OWNER_TAG), None)
-        for resource, tags in found.items()
-    }
+
+
+def _tagged_for(tags: Sequence[Any]) -> str | None:
+    return next((tag["Value"] for tag in tags if tag.get("Key") == OWNER_TAG), None)

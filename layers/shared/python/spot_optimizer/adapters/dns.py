@@ -46,7 +46,7 @@ class DnsRecords:
         zone_id, name = record_of(target)
         try:
             with service_failures(_SERVICE):
-                if owner_of(self._clients, zone_id) != client_id:
+                if owner_of_zone(self._clients, zone_id) != client_id:
                     raise AddressNotMovable(
                         f"hosted zone {zone_id} is not tagged {OWNER_TAG} = {client_id}; tag it, or give the agent "
                         f"another traffic path"
@@ -149,7 +149,7 @@ class DnsRecords:
         raise AddressNotMovable(f"{instance_id} has no {kind} address, or does not run; expected one; try again")
 
 
-def owner_of(clients: Clients, zone_id: str) -> str | None:
+def owner_of_zone(clients: Clients, zone_id: str) -> str | None:
     """The client that an admin has allowed to use a hosted zone."""
     answer = clients.route53.list_tags_for_resource(ResourceType="hostedzone", ResourceId=zone_id)
     tags = answer["ResourceTagSet"]["Tags"]

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from spot_optimizer.adapters.compute import instances_at
 from spot_optimizer.adapters.sessions import Clients, error_code, service_failures
+from spot_optimizer.domain.clients import OWNER_TAG
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, Throttled
 
 _SERVICE = "Elastic Load Balancing"
@@ -34,13 +35,19 @@ class TargetGroups:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
-    def move(self, target: str, instance_id: str, *, client_id: str) -> None:  # noqa: ARG002 - its tag is IAM's to ask
+    def move(self, target: str, instance_id: str, *, client_id: str) -> None:
         """Register the instance, deregister every other target, and see that it came so.
 
+        IAM asks whether the group is tagged for a client; whether it still is for this one is asked here.
+
         Raises:
-            AddressNotMovable: Not now; try again.
+            AddressNotMovable: Not now, or the group is not the client's any more.
         """
         with _not_movable(target, instance_id):
+            if owner_of_group(self._clients, target) != client_id:
+                raise AddressNotMovable(
+                    f"{target} is not tagged {OWNER_TAG} = {client_id}; tag it, or give the agent another traffic path"
+                )
             target_id = self._target_id(target, instance_id)
             self._clients.elb.register_targets(TargetGroupArn=target, Targets=[{"Id": target_id}])
             others = [other for other in self._registered(target) if other["Id"] != target_id]
@@ -98,6 +105,12 @@ class TargetGroups:
                 if instance.get("PrivateIpAddress"):
                     return instance["PrivateIpAddress"]
         raise AddressNotMovable(f"{instance_id} has no private address; expected a running instance; try again")
+
+
+def owner_of_group(clients: Clients, target: str) -> str | None:
+    """The client that an admin has allowed to use a target group."""
+    [described] = clients.elb.describe_tags(ResourceArns=[target])["TagDescriptions"]
+    return next((tag["Value"] for tag in described["Tags"] if tag.get("Key") == OWNER_TAG), None)
 
 
 def _is_instance(target_id: str) -> bool:
