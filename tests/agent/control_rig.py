@@ -5,9 +5,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -35,6 +33,7 @@ from tests.fakes.fleet import FakeFleet
 from tests.fakes.joining import FakeJoining
 from tests.fakes.records import FakeRecords
 from tests.fakes.workflows import FakeWorkflows
+from tests.loopback import Loopback, Reply, Request
 
 AGENT = "agt-1"
 REPLICA = "rep-1"
@@ -53,7 +52,7 @@ class RigPlane:
         return datetime.now(UTC)
 
 
-class ControlRig:
+class ControlRig(Loopback):
     """`calls` are all calls of agents, in order; `down` answers each with 503; `uploads` are what was put."""
 
     def __init__(self) -> None:
@@ -63,45 +62,16 @@ class ControlRig:
         self.uploads: list[tuple[Mapping[str, str], bytes]] = []
         self.down = False
         self._lock = threading.RLock()
-        rig = self
+        super().__init__(self._take)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status, answer = rig.answer(self.path, body, self.headers.get("Authorization", ""))
-                content = json.dumps(answer, default=str).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def do_PUT(self) -> None:
-                content = self.rfile.read(int(self.headers["Content-Length"]))
-                rig.uploads.append((dict(self.headers), content))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _take(self, request: Request) -> Reply:
+        if request.method == "PUT":
+            self.uploads.append((request.headers, request.content))
+            return Reply(200)
+        status, answer = self.answer(
+            request.path, json.loads(request.content), request.headers.get("authorization", "")
+        )
+        return Reply(status, json.dumps(answer, default=str).encode())
 
     # -- what a test does or looks at
 

@@ -106,7 +106,7 @@ class InstanceRig:
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata.endpoint,
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.metadata.url,
         }
         with self.log.open("ab") as printed:
             self.supervisor = subprocess.Popen(

@@ -4,7 +4,6 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,50 +12,27 @@ import pytest
 from spot_agent.control_plane import Answered, ControlPlane, OutcomeUnknown, Registration, Rejected, StaleEpoch
 from spot_agent.logs import Report, UnsentReports, read_tail
 from spot_agent.parting import Parting
+from tests.loopback import Loopback, Reply, Request
 
 
-class Server:
+class Server(Loopback):
     """Answers with what `answers` holds, by the end of the path; notes every request."""
 
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, str]] = {}
         self.requests: list[tuple[str, Mapping[str, str], bytes]] = []
-        server = self
+        super().__init__(self._answer)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                content = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                server.requests.append((self.path, headers, content))
-                status, body = server.answers.get(self.path.rpartition("/")[2], (200, "{}"))
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def do_PUT(self) -> None:
-                self.do_POST()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+    def _answer(self, request: Request) -> Reply:
+        self.requests.append((request.path, request.headers, request.content))
+        status, body = self.answers.get(request.path.rpartition("/")[2], (200, "{}"))
+        return Reply(status, body.encode())
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture

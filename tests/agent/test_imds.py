@@ -23,7 +23,7 @@ def rig() -> Iterator[MetadataRig]:
 
 @pytest.fixture
 def imds(rig: MetadataRig) -> Iterator[Imds]:
-    imds = Imds(rig.endpoint)
+    imds = Imds(rig.url)
     yield imds
     imds.close()
 
@@ -107,7 +107,7 @@ def test_the_serving_address_is_the_secondary_one(imds: Imds) -> None:
 
 def test_without_a_secondary_address_the_primary_one_serves() -> None:
     with MetadataRig(address="10.0.0.4") as rig:
-        assert Imds(rig.endpoint).addresses().serving == "10.0.0.4"
+        assert Imds(rig.url).addresses().serving == "10.0.0.4"
 
 
 def test_user_data_may_be_missing(rig: MetadataRig, imds: Imds) -> None:

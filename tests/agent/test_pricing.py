@@ -6,9 +6,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 from urllib.parse import parse_qs, urlencode
 
@@ -25,6 +23,7 @@ from spot_agent.logs import Report, UnsentReports
 from spot_agent.price_history import PriceHistory, PriceHistoryUnavailable, PublishedPrice, signed_headers
 from spot_agent.pricing import InstancePrices, PriceReports
 from tests.agent.metadata_rig import MetadataRig
+from tests.loopback import Loopback, Reply, Request
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 POOL = "us-east-1a.m5.large"
@@ -217,38 +216,26 @@ PAGE = """<DescribeSpotPriceHistoryResponse xmlns="http://ec2.amazonaws.com/doc/
 </DescribeSpotPriceHistoryResponse>"""
 
 
-class Ec2:
+class Ec2(Loopback):
     """Answers what it is told to, page by page; `asked` are the parameters of each request."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, list[str]]] = []
         self.answers: list[tuple[int, str]] = []
-        ec2 = self
+        super().__init__(self._answer)
+        self.history = PriceHistory(self.url, "us-east-1")
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                ec2.asked.append(parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode()))
-                status, text = ec2.answers.pop(0)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(text.encode())))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        self.history = PriceHistory(f"http://127.0.0.1:{self.server.server_port}", "us-east-1")
+    def _answer(self, request: Request) -> Reply:
+        self.asked.append(parse_qs(request.content.decode()))
+        status, text = self.answers.pop(0)
+        return Reply(status, text.encode())
 
 
 @pytest.fixture
 def ec2() -> Iterator[Ec2]:
-    rig = Ec2()
-    yield rig
-    rig.history.close()
-    rig.server.shutdown()
-    rig.server.server_close()
+    with Ec2() as rig:
+        yield rig
+        rig.history.close()
 
 
 def ask(ec2: Ec2) -> list[PublishedPrice]:
@@ -289,8 +276,7 @@ def test_an_answer_that_cannot_be_used_says_what_was_found(ec2: Ec2, status: int
 
 
 def test_nobody_there_is_unavailable_too(ec2: Ec2) -> None:
-    ec2.server.shutdown()
-    ec2.server.server_close()
+    ec2.close()
     with pytest.raises(PriceHistoryUnavailable, match="no answer"):
         ask(ec2)
 
@@ -311,7 +297,7 @@ def give_role(rig: MetadataRig, *, expires_at: datetime, key: str = "ASIAEXAMPLE
 def test_the_roles_credentials_are_kept_until_shortly_before_they_expire(ec2: Ec2) -> None:
     with MetadataRig() as rig:
         give_role(rig, expires_at=NOON + timedelta(hours=6))
-        look = InstancePrices(Imds(rig.endpoint), ec2.history, ["m5.large", "m5.large"])
+        look = InstancePrices(Imds(rig.url), ec2.history, ["m5.large", "m5.large"])
         ec2.answers = [(200, PAGE.format(price="0.03", following=""))] * 3
         for hours in (0, 1, 5.95):
             assert look(NOON, NOON + timedelta(hours=hours)) == [published(-1, "0.03")]
@@ -321,7 +307,7 @@ def test_the_roles_credentials_are_kept_until_shortly_before_they_expire(ec2: Ec
 
 def test_an_instance_without_a_profile_asks_nobody(ec2: Ec2) -> None:
     with MetadataRig() as rig:
-        assert InstancePrices(Imds(rig.endpoint), ec2.history, ["m5.large"])(NOON, NOON) is None
+        assert InstancePrices(Imds(rig.url), ec2.history, ["m5.large"])(NOON, NOON) is None
     assert ec2.asked == []
 
 
@@ -330,5 +316,5 @@ def test_credentials_that_are_not_understood_tell_no_secret() -> None:
         rig.pages[ROLE] = "prices"
         rig.pages[f"{ROLE}prices"] = '{"SecretAccessKey": "very secret"}'
         with pytest.raises(MetadataUnreachable) as refused:
-            Imds(rig.endpoint).role_credentials()
+            Imds(rig.url).role_credentials()
     assert "secret" not in str(refused.value).lower().replace("secretaccesskey", "")
