@@ -21,6 +21,21 @@ from tests import builders
 from tests.api.conftest import CERTIFICATE, PRIMARY, STANDBY, Http, Registration
 
 OTHER = "i-0eeeeeeeeeeeeeee5"
+DEFAULTS = {
+    "auto_switch": True,
+    "auto_replica": True,
+    "manual_replica": True,
+    "sync_interval_seconds": 1.0,
+    "rebalance_threshold": 0.3,
+    "quiet_seconds": 43200,
+    "switch_minimum_saving": 0.05,
+    "switch_dwell_seconds": 1800,
+    "switch_hysteresis": 0.05,
+    "switches_per_day": 4,
+    "maintenance_windows": [],
+    "usd_per_outage_second": 0.01,
+}
+"""The configuration of an agent that was registered without any."""
 
 
 def put(table: Table, *key: str, **values: Any) -> None:
@@ -114,20 +129,7 @@ def test_a_primary_alone_is_told_to_serve_alone(agent: Registration) -> None:
         "heartbeat_every_seconds": 30.0,
         "sync_interval_seconds": 1.0,
         "lost": False,
-        "configuration": {
-            "auto_switch": True,
-            "auto_replica": True,
-            "manual_replica": True,
-            "sync_interval_seconds": 1.0,
-            "rebalance_threshold": 0.3,
-            "quiet_seconds": 43200,
-            "switch_minimum_saving": 0.05,
-            "switch_dwell_seconds": 1800,
-            "switch_hysteresis": 0.05,
-            "switches_per_day": 4,
-            "maintenance_windows": [],
-            "usd_per_outage_second": 0.01,
-        },
+        "configuration": DEFAULTS,
         "commands": [],
     }
 
@@ -254,20 +256,7 @@ def test_agents_are_listed_page_by_page(http: Http, agent: Registration) -> None
 
 def test_what_is_not_named_in_a_change_of_configuration_stays(http: Http, agent: Registration) -> None:
     changed = agent.call("PATCH", "/config", {"auto_switch": False, "sync_interval_seconds": 2}, token=http.admin)
-    expected = {
-        "auto_switch": False,
-        "auto_replica": True,
-        "manual_replica": True,
-        "sync_interval_seconds": 2.0,
-        "rebalance_threshold": 0.3,
-        "quiet_seconds": 43200,
-        "switch_minimum_saving": 0.05,
-        "switch_dwell_seconds": 1800,
-        "switch_hysteresis": 0.05,
-        "switches_per_day": 4,
-        "maintenance_windows": [],
-        "usd_per_outage_second": 0.01,
-    }
+    expected = DEFAULTS | {"auto_switch": False, "sync_interval_seconds": 2.0}
     assert (changed.status, changed.body) == (200, expected)
     assert agent.call("GET", "/config", token=http.client_token).body == expected
     assert agent.beat().body["configuration"] == expected
