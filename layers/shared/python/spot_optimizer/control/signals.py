@@ -144,20 +144,24 @@ def prepare_for_risk(plane: Plane, agent: Agent, signal: Signal) -> Started:
 
 def record(plane: Plane, agent: Agent, signal: Signal, *, response_action: str) -> None:
     """Keep a record of a signal, once; that it can not be kept now holds up nothing."""
-    record_once(
-        plane,
-        Interruption(
-            agent_id=agent.agent_id,
-            event_id=signal.event_id,
-            instance_id=signal.instance_id,
-            pool_id=agent.primary_pool_id,
-            signal_type=signal.type,
-            detected_at=signal.at,
-            termination_time=signal.deadline,
-            response_action=response_action,
-            epoch=agent.epoch,
-            client_id=agent.client_id,
-        ),
+    record_once(plane, _interruption(agent, signal, pool_id=agent.primary_pool_id, response_action=response_action))
+
+
+def _interruption(
+    agent: Agent, signal: Signal, *, pool_id: str, response_action: str, replica_id: str | None = None
+) -> Interruption:
+    return Interruption(
+        agent_id=agent.agent_id,
+        event_id=signal.event_id,
+        instance_id=signal.instance_id,
+        pool_id=pool_id,
+        signal_type=signal.type,
+        detected_at=signal.at,
+        termination_time=signal.deadline,
+        response_action=response_action,
+        replica_id=replica_id,
+        epoch=agent.epoch,
+        client_id=agent.client_id,
     )
 
 
@@ -482,21 +486,7 @@ def _note_former_primary(plane: Plane, agent: Agent, former: Instance, signal: S
     Raises:
         Transient: It could not be written; signal again.
     """
-    _write_once(
-        plane,
-        Interruption(
-            agent_id=agent.agent_id,
-            event_id=signal.event_id,
-            instance_id=signal.instance_id,
-            pool_id=former.pool_id,
-            signal_type=signal.type,
-            detected_at=signal.at,
-            termination_time=signal.deadline,
-            response_action="leave-to-aws",
-            epoch=agent.epoch,
-            client_id=agent.client_id,
-        ),
-    )
+    _write_once(plane, _interruption(agent, signal, pool_id=former.pool_id, response_action="leave-to-aws"))
     return Started(reason=f"{signal.instance_id} is a former primary; AWS takes it back")
 
 
@@ -522,22 +512,14 @@ def _note_standby_signal(plane: Plane, agent: Agent, replica_id: str, signal: Si
 def _record_for_standby(plane: Plane, agent: Agent, replica: Replica, signal: Signal) -> None:
     if signal.type is SignalType.STATE_CHANGE and signal.state not in DEAD_STATES:
         return
-    record_once(
-        plane,
-        Interruption(
-            agent_id=agent.agent_id,
-            event_id=signal.event_id,
-            instance_id=signal.instance_id,
-            pool_id=replica.pool_id or "",
-            signal_type=signal.type,
-            detected_at=signal.at,
-            termination_time=signal.deadline,
-            response_action="note-standby",
-            replica_id=replica.replica_id,
-            epoch=agent.epoch,
-            client_id=agent.client_id,
-        ),
+    noted = _interruption(
+        agent,
+        signal,
+        pool_id=replica.pool_id or "",
+        response_action="note-standby",
+        replica_id=replica.replica_id,
     )
+    record_once(plane, noted)
 
 
 def _start(plane: Plane, agent: Agent, attempt: int) -> None:
