@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from spot_optimizer.control import signals
-from spot_optimizer.control.plane import Plane
+from spot_optimizer.control.plane import Plane, find_instance, find_replica
 from spot_optimizer.domain import claims, orders, tokens
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance
 from spot_optimizer.domain.orders import Orders, Role
@@ -15,9 +15,7 @@ from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.tokens import Caller
 from spot_optimizer.errors import (
     ConditionFailed,
-    InstanceUnknown,
     OutcomeUnknown,
-    ReplicaUnknown,
     StaleEpoch,
     Transient,
 )
@@ -97,7 +95,7 @@ def _tell(plane: Plane, agent: Agent, instance: Instance, *, epoch: int) -> tupl
     for _ in range(TRIES):
         replica = _replica_of(plane, agent, instance)
         primary = plane.records.instance(agent.primary_instance_id)
-        standby = _find_instance(plane, replica.instance_id if replica is not None else None)
+        standby = find_instance(plane, replica.instance_id if replica is not None else None)
         latest = plane.records.agent(agent.agent_id)
         same = (agent.epoch, agent.primary_instance_id, agent.active_replica_id)
         if (latest.epoch, latest.primary_instance_id, latest.active_replica_id) == same or latest.epoch != epoch:
@@ -118,21 +116,7 @@ def _replica_of(plane: Plane, agent: Agent, instance: Instance) -> Replica | Non
     replica_id = instance.replica_id
     if instance.instance_id == agent.primary_instance_id:
         replica_id = agent.active_replica_id
-    if replica_id is None:
-        return None
-    try:
-        return plane.records.replica(agent.agent_id, replica_id)
-    except ReplicaUnknown:
-        return None
-
-
-def _find_instance(plane: Plane, instance_id: str | None) -> Instance | None:
-    if instance_id is None:
-        return None
-    try:
-        return plane.records.instance(instance_id)
-    except InstanceUnknown:
-        return None
+    return find_replica(plane, agent.agent_id, replica_id)
 
 
 def _traffic_lags(agent: Agent, heartbeat: Heartbeat) -> bool:

@@ -12,18 +12,15 @@ from functools import cache
 from typing import Any
 
 from spot_optimizer.control import pausing
-from spot_optimizer.control.plane import Plane
+from spot_optimizer.control.plane import Plane, find_instance, find_replica
 from spot_optimizer.domain import orphans
-from spot_optimizer.domain.agents import Agent, Instance
+from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.orphans import Circumstances, Claims, Finding, Judged, Kind, Resource, Sighting
-from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.errors import (
     AgentUnknown,
     ConditionFailed,
-    InstanceUnknown,
     OutcomeUnknown,
-    ReplicaUnknown,
     Transient,
 )
 from spot_optimizer.ports import Inventory
@@ -95,10 +92,10 @@ def look(
     now = plane.clock()
     if agent is None:
         return orphans.judge(resource, Claims(agent=None), Circumstances(), now=now)
-    replica = _replica(plane, agent, resource.replica_id)
+    replica = find_replica(plane, agent.agent_id, resource.replica_id)
     active = replica
     if agent.active_replica_id is not None and agent.active_replica_id != resource.replica_id:
-        active = _replica(plane, agent, agent.active_replica_id)
+        active = find_replica(plane, agent.agent_id, agent.active_replica_id)
     holder_id = resource.resource_id
     if resource.kind is Kind.VOLUME:
         holder_id = "" if replica is None else replica.instance_id or ""
@@ -109,7 +106,7 @@ def look(
         agent=agent,
         replica=replica,
         active=active,
-        instance=_instance(plane, holder_id) if holder_id and resource.kind is not Kind.ADDRESS else None,
+        instance=find_instance(plane, holder_id) if holder_id and resource.kind is not Kind.ADDRESS else None,
         is_holder_alive=holder_id in states and states[holder_id] != "terminated",
     )
     if orphans.claim_on(resource, claims) is not None:
@@ -158,20 +155,4 @@ def _agent(plane: Plane, agent_id: str) -> Agent | None:
     try:
         return plane.records.agent(agent_id)
     except AgentUnknown:
-        return None
-
-
-def _replica(plane: Plane, agent: Agent, replica_id: str | None) -> Replica | None:
-    if replica_id is None:
-        return None
-    try:
-        return plane.records.replica(agent.agent_id, replica_id)
-    except ReplicaUnknown:
-        return None
-
-
-def _instance(plane: Plane, instance_id: str) -> Instance | None:
-    try:
-        return plane.records.instance(instance_id)
-    except InstanceUnknown:
         return None

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from spot_optimizer.domain.agents import Agent, TrafficAdapter
+from spot_optimizer.domain.agents import Agent, Instance, TrafficAdapter
 from spot_optimizer.domain.replicas import Replica
+from spot_optimizer.errors import InstanceUnknown, ReplicaUnknown
 from spot_optimizer.ports import (
     Compute,
     Decisions,
@@ -86,6 +87,26 @@ class MarketPlane(FleetPlane, Protocol):
     def decisions(self) -> Decisions:
         """What was decided for agents."""
         ...
+
+
+def find_instance(plane: FleetPlane, instance_id: str | None) -> Instance | None:
+    """An instance's row, read consistently; None where there is none."""
+    if instance_id is None:
+        return None
+    try:
+        return plane.records.instance(instance_id)
+    except InstanceUnknown:
+        return None
+
+
+def find_replica(plane: FleetPlane, agent_id: str, replica_id: str | None) -> Replica | None:
+    """An agent's replica, read consistently; None where there is none."""
+    if replica_id is None:
+        return None
+    try:
+        return plane.records.replica(agent_id, replica_id)
+    except ReplicaUnknown:
+        return None
 
 
 def active_replica(plane: Plane, agent: Agent) -> Replica | None:

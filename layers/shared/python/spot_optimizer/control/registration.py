@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from spot_optimizer.control.plane import Plane
+from spot_optimizer.control.plane import Plane, find_instance
 from spot_optimizer.domain import claims, handover, identity, replicas, tokens, traffic
 from spot_optimizer.domain.agents import Agent, Instance, InstanceRole, TrafficAdapter, Urgency
 from spot_optimizer.domain.identity import IdentityDocument
@@ -20,7 +20,6 @@ from spot_optimizer.errors import (
     ConditionFailed,
     ControlPlaneUnavailable,
     Forbidden,
-    InstanceUnknown,
     JoinTokenSpent,
     OutcomeUnknown,
     PrimaryAlreadyRegistered,
@@ -200,7 +199,7 @@ def register_primary(
     for _ in range(TRIES):
         now = plane.clock()
         issued = tokens.issued(key, now=now, client_id=client_id, agent_id=agent_id, instance_id=document.instance_id)
-        known = _find_instance(plane, document.instance_id)
+        known = find_instance(plane, document.instance_id)
         if known is not None:
             if known.client_id != client_id:
                 raise PrimaryAlreadyRegistered(
@@ -254,7 +253,7 @@ def register_replica(
         replica = plane.records.replica(caller.agent_id, caller.replica_id)
         agent = plane.records.agent(caller.agent_id)
         _check_launched(replica, document, place=place, now=now)
-        known = _find_instance(plane, document.instance_id)
+        known = find_instance(plane, document.instance_id)
         if known is not None:
             held = token_rows.token(key.token_id)
             if held is None or held.secret_hash != tokens.hash_of(key.secret):
@@ -424,10 +423,3 @@ def _wake_behind_a_dead_primary(plane: Plane, agent: Agent) -> None:
     """Wake the failover that waits for a standby which has nobody to sync from: it can restore at once."""
     if claims.claim_stands(agent) and agent.claim_urgency >= Urgency.DEAD and agent.task_token is not None:
         plane.workflows.wake(agent.task_token)
-
-
-def _find_instance(plane: Plane, instance_id: str) -> Instance | None:
-    try:
-        return plane.records.instance(instance_id)
-    except InstanceUnknown:
-        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from spot_optimizer.control import pausing, selecting
-from spot_optimizer.control.plane import HEARD_LATELY, Plane, active_replica, primary_is_well
+from spot_optimizer.control.plane import HEARD_LATELY, Plane, active_replica, find_replica, primary_is_well
 from spot_optimizer.domain import handover, replicas
 from spot_optimizer.domain.agents import Agent, HandoverState
 from spot_optimizer.domain.handover import Basis
@@ -21,7 +21,6 @@ from spot_optimizer.errors import (
     ReplicaNeeded,
     ReplicaNotReady,
     ReplicaPromoted,
-    ReplicaUnknown,
     StaleEpoch,
     ToggledOff,
 )
@@ -90,7 +89,7 @@ def create_replica(
         try:
             plane.records.commit(replicas.create(agent, replica))
         except (ConditionFailed, OutcomeUnknown):
-            existing = _find(plane, agent_id, replica_id)
+            existing = find_replica(plane, agent_id, replica_id)
             if existing is not None and not existing.active:
                 return existing
             continue
@@ -524,13 +523,6 @@ def _let_go(plane: Plane, replica: Replica) -> None:
     """Terminate the instance of a replica that has ended without taking over."""
     if replica.status in (ReplicaState.FAILED, ReplicaState.TERMINATED) and replica.instance_id is not None:
         plane.compute.terminate(replica.instance_id)
-
-
-def _find(plane: Plane, agent_id: str, replica_id: str) -> Replica | None:
-    try:
-        return plane.records.replica(agent_id, replica_id)
-    except ReplicaUnknown:
-        return None
 
 
 def _agent_of_primary(plane: Plane, agent_id: str, *, instance_id: str, epoch: int) -> Agent:
