@@ -246,6 +246,7 @@ class Agent:
             receiver,
             source,
             serving,
+            reading=reading,
             next_number=next_number,
             extra=extra,
             emit=self._events.put,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -33,6 +34,7 @@ class Holding:
         source: GenerationSource,
         serving: Serving,
         *,
+        reading: threading.Lock,
         next_number: Callable[[], int],
         extra: Callable[[], Mapping[str, Any]],
         emit: Callable[[Event], None],
@@ -45,6 +47,7 @@ class Holding:
             receiver: Has the store.
             source: Knows the hashes of what it read as a primary.
             serving: The workload; nothing is held while a process of it lives.
+            reading: Held from a quiesce until all is read, by whoever reads: the next quiesce writes.
             next_number: Numbers generations, durably.
             extra: What travels along with each generation.
             emit: Takes the event.
@@ -54,6 +57,7 @@ class Holding:
         self._receiver = receiver
         self._source = source
         self._serving = serving
+        self._reading = reading
         self._next_number = next_number
         self._extra = extra
         self._emit = emit
@@ -87,7 +91,11 @@ class Holding:
         if not self._serving.await_stopped(_STOP_SECONDS):
             raise TimeoutError("the workload does not end")
         number = self._next_number()
-        manifest = self._source.survey(number, epoch=epoch, timeout_seconds=_READ_SECONDS)
+        with self._reading:
+            # What it wrote last is in the watched paths only then, where they hold an image.
+            if not self._serving.quiesce():
+                raise GenerationUnsound("the stopped workload could not be quiesced")
+            manifest = self._source.survey(number, epoch=epoch, timeout_seconds=_READ_SECONDS)
         until = self._journal.memory.live_until
         image = Generation(
             number=number,

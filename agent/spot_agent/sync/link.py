@@ -52,6 +52,8 @@ _LIST_BYTES: Final = 1 << 20
 _MOST_CONNECTIONS: Final = 16
 _GREETING_SECONDS: Final = 5.0
 _CONFIRM_SECONDS: Final = 1.0
+# A standby with a large tree has much to say; it is given this long, as long as it goes on.
+_DESCRIBE_SECONDS: Final = 600.0
 # The last frame may overtake the reading thread's own end by as much.
 _MOMENT: Final = 5.0
 
@@ -158,6 +160,8 @@ class PrimaryLink:
         self._control_lock = threading.Lock()
         self._data_lock = threading.Lock()
         self._state = threading.Lock()
+        self._announcing = threading.RLock()
+        self._announced = False
         self._up = True
         self._heard = time.monotonic()
         self._held: Manifest | None = None
@@ -190,7 +194,7 @@ class PrimaryLink:
             on_link: Told True before this returns and False once when the link is lost or closed; on any thread.
             recall: Finds a manifest by root hash (`GenerationSource.recall`), to save asking the standby for it.
             throttle: Limits the rate of all generations but the last one of a handover; None for no limit.
-            timeout_seconds: For each step: connections, greetings, and learning what the standby holds.
+            timeout_seconds: For each step: connections, greetings, and each part of what the standby holds.
             silence_seconds: A standby that says nothing for so long is lost; it is pinged when there is nothing to say.
 
         Raises:
@@ -231,12 +235,14 @@ class PrimaryLink:
                     throttle=throttle or Throttle(None),
                     silence_seconds=silence_seconds,
                 )
-                link._learn(holds, time.monotonic() + timeout_seconds)
+                opened.callback(link.close)
+                # From here on: learning what is held may take longer than a standby waits for a sign of life.
+                threading.Thread(target=link._watch, name="sync-signs-of-life", daemon=True).start()
+                link._learn(holds, timeout_seconds)
+                link._announce()
                 opened.pop_all()
         except ProtocolViolated as garbled:
             raise LinkDown(f"what answers there makes no sense: {garbled}") from garbled
-        on_link(True)
-        threading.Thread(target=link._watch, name="sync-signs-of-life", daemon=True).start()
         return link
 
     @property
@@ -297,7 +303,7 @@ class PrimaryLink:
                 try:
                     acknowledged = self._ship(generation, deadline)
                 except GenerationRefused as refused:
-                    self._learn(refused.holds, deadline)
+                    self._learn(refused.holds, self._silence_seconds)
                     raise
                 self._held = generation.wait_until_read(_MOMENT)
                 return acknowledged
@@ -381,19 +387,24 @@ class PrimaryLink:
             raise ProtocolViolated("the standby acknowledged something else than what was sent")
         return Acknowledged(generation.number, root_hash)
 
-    def _learn(self, holds: str | None, deadline: float) -> None:
+    def _learn(self, holds: str | None, timeout_seconds: float) -> None:
         """Find out what the standby's tree contains, given its root hash."""
         if holds is None:
             self._held = None
             return
-        self._held = self._recall(holds) or self._described(holds, deadline)
+        self._held = self._recall(holds) or self._described(holds, timeout_seconds)
 
-    def _described(self, holds: str, deadline: float) -> Manifest | None:
-        self._data.send(Frame({"type": "describe"}), deadline=deadline)
+    def _described(self, holds: str, timeout_seconds: float) -> Manifest | None:
+        end = time.monotonic() + _DESCRIBE_SECONDS
+
+        def soon() -> float:
+            return min(time.monotonic() + timeout_seconds, end)
+
+        self._data.send(Frame({"type": "describe"}), deadline=soon())
         entries: dict[Key, Entry] = {}
         room = Room(memory_for_lists())
         try:
-            while (frame := self._data.receive(deadline=deadline)).kind == "entries":
+            while (frame := self._data.receive(deadline=soon())).kind == "entries":
                 content = unpack(Header(frame.header).text("coding"), frame.payload, most=LONGEST_PAYLOAD)
                 reader = Reader(content, roots=_MOST_ROOTS)
                 while not reader.exhausted:
@@ -456,7 +467,17 @@ class PrimaryLink:
         self._data.close()
         if why is not None:
             log.warning("lost the link to the standby: %s", why)
-        self._on_link(False)
+        with self._announcing:
+            if self._announced:
+                self._on_link(False)
+
+    def _announce(self) -> None:
+        """Tell that there is a link, before anybody is told that there is none any more."""
+        with self._announcing:
+            if not self._up:
+                raise LinkDown("the link was lost before all was known of what the standby holds")
+            self._announced = True
+            self._on_link(True)
 
 
 class _Session:

@@ -566,7 +566,7 @@ class _Reading:
                 break
             self._checked |= found.differing
             something_read = self._bring_all(found)
-            if not something_read and not found.disturbed and before is None:
+            if before is None and not (something_read or found.disturbed or self._lost_sight(found)):
                 return found, True
             before = found
         if self._must_settle:
@@ -575,6 +575,11 @@ class _Reading:
                 "freeze or quiesce must stop all writes to the watched paths"
             )
         return before or Walk(), False
+
+    def _lost_sight(self, found: Walk) -> bool:
+        """Whether something may only seem to be gone: moved, by a workload that goes on, to where was looked before."""
+        gone = (key for key in found.differing if key not in found.files and key not in found.others)
+        return not self._must_settle and next(gone, None) is not None
 
     def _refuse_links(self, found: Walk) -> None:
         """A watched path was resolved when the agent started: as a link, it would lead elsewhere on each instance."""

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,50 @@ def test_a_new_link_goes_on_where_the_old_one_stopped(primary: Primary, standby:
     assert progress is not None
     assert progress.wire_bytes < 1000
     link.close()
+
+
+class LongManifest(Manifest):
+    """One that takes its time to be told: a frame a file."""
+
+    def items(self) -> Iterable[tuple[Key, Entry]]:
+        for item in super().items():
+            time.sleep(0.3)
+            yield item
+
+
+def test_a_standby_that_has_much_to_say_of_what_it_holds_is_heard_to_the_end(primary: Primary, folder: Path) -> None:
+    standby = Standby(folder, primary.identity, silence_seconds=1)
+    blocks = 1 << 16
+    held = LongManifest(
+        {
+            Key(0, b"%d" % number): Entry(Kind.FILE, 0o644, 0, 0, 0, blocks * 4096, 4096, os.urandom(16 * blocks))
+            for number in range(6)
+        }
+    )
+    standby.store._manifest = held
+    link = primary.connect(standby.peer, timeout_seconds=1, silence_seconds=1)
+    try:
+        assert link.held == Manifest(dict(held.items()))
+        assert link.up
+        assert primary.link_changes == [True]
+    finally:
+        link.close()
+        standby.listener.stop()
+    assert primary.link_changes == [True, False]
+
+
+def test_a_link_that_is_lost_before_it_is_told_of_is_not_told_of(primary: Primary, folder: Path) -> None:
+    standby = Standby(folder, primary.identity)
+    standby.store._manifest = LongManifest(
+        {Key(0, b"%d" % number): Entry(Kind.FOLDER, 0o755, 0, 0, 0) for number in range(8)}
+    )
+    timer = threading.Timer(0.3, standby.listener.hang_up)
+    timer.start()
+    with pytest.raises(LinkDown):
+        primary.connect(standby.peer)
+    assert not primary.link_changes
+    timer.join()
+    standby.listener.stop()
 
 
 def test_a_refused_generation_tells_what_to_build_on(primary: Primary, standby: Standby, link: PrimaryLink) -> None:

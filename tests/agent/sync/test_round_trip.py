@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from spot_agent.sync.errors import GenerationUnsound, PathNotWatchable
 from spot_agent.sync.frames import Frame
 from spot_agent.sync.generations import GenerationStore
+from spot_agent.sync.manifest import Key
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
 from tests.agent.sync.trees import BLOCK, Edit, Pair, a_folder, edits, frames_of, picture, receive
@@ -293,6 +295,35 @@ def carry_closed_folders(folder: Path) -> None:
     pair.store.verify()
     for state in (pair.here, pair.there):
         (state / "closed").chmod(0o700)
+
+
+class MovingPaths(WatchedPaths):
+    """Watched paths in which, once, a file moves to a folder that was listed before the one that it is in."""
+
+    listed: list[bytes] | None = None
+
+    def place(self, key: Key) -> bytes:
+        if self.listed is not None and key.path in (b"a", b"b"):
+            self.listed.append(key.path)
+            if len(self.listed) == 2:
+                before, now = (os.fsdecode(name) for name in self.listed)
+                (self.roots[0] / now / f"from {now}").rename(self.roots[0] / before / f"from {now}")
+        return super().place(key)
+
+
+def test_a_file_that_moves_behind_the_back_of_a_walk_is_not_lost(pair: Pair) -> None:
+    for name in ("a", "b"):
+        (pair.here / name).mkdir(parents=True)
+        (pair.here / name / f"from {name}").write_bytes(b"content")
+    time.sleep(0.05)
+    watched = MovingPaths((pair.here,))
+    pair.source = GenerationSource(watched)
+    pair.carry(must_settle=False)
+    object.__setattr__(watched, "listed", [])
+    pair.carry(must_settle=False)
+
+    assert sorted(file.name for file in pair.there.glob("*/*")) == ["from a", "from b"]
+    assert picture(pair.there) == picture(pair.here)
 
 
 def test_the_unit_lets_each_mode_be_carried() -> None:
