@@ -22,7 +22,6 @@ from spot_optimizer.domain.prices import (
     bucket_of,
     bucket_start,
     clean,
-    ended_buckets,
     pools_of,
     put_clean,
     rounded,
@@ -141,11 +140,6 @@ def test_a_bucket_holds_its_start_and_not_its_end() -> None:
     assert bucket_start(FIRST) == NOON
     assert bucket_of(NOON + BUCKET - timedelta(microseconds=1)) == FIRST
     assert bucket_of(NOON + BUCKET) == FIRST + 1
-
-
-def test_only_buckets_that_are_over_are_settled() -> None:
-    assert ended_buckets(NOON, after_noon(601)) == range(FIRST, FIRST + 2)
-    assert not ended_buckets(NOON, after_noon(299))
 
 
 def test_a_price_is_never_rounded_to_nothing() -> None:

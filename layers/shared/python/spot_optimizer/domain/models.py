@@ -44,10 +44,6 @@ class Span:
     start: datetime
     end: datetime
 
-    def overlaps(self, other: Span) -> bool:
-        """Whether some moment lies in both."""
-        return self.start < other.end and other.start < self.end
-
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:

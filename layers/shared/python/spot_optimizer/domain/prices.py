@@ -157,11 +157,6 @@ def bucket_start(bucket: int) -> datetime:
     return _EPOCH + bucket * BUCKET
 
 
-def ended_buckets(start: datetime, now: datetime) -> range:
-    """The buckets from `start` on whose price is settled because they are over."""
-    return range(bucket_of(start), bucket_of(now))
-
-
 def rounded(usd_per_hour: Decimal) -> Decimal:
     """A price as AWS would publish it; never zero."""
     return max(usd_per_hour.quantize(_TICK), _TICK)

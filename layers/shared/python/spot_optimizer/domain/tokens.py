@@ -98,10 +98,6 @@ class Caller:
         """Whether the caller is an operator of this role or a higher one."""
         return self.kind is TokenKind.OPERATOR and self.role is not None and _RANKS[self.role] >= _RANKS[role]
 
-    def may_see(self, client_id: str) -> bool:
-        """Whether rows of this client exist for the caller: one client never sees another's."""
-        return self.has_role(OperatorRole.VIEWER) or self.client_id == client_id
-
 
 def write(token: Presented) -> str:
     """Write a token as its bearer carries it."""
