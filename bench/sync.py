@@ -113,9 +113,7 @@ class Ours:
 
     def __init__(self, tree: Path, folder: Path, *, watching: bool = True) -> None:
         folder.mkdir()
-        self._tree = tree
         self._source = GenerationSource(WatchedPaths.of([tree]), watch=Watch() if watching else None)
-        self._watching = watching
         self._number = 0
         identity = Identity.load_or_create(folder / "primary", name="primary")
         self._pipe, theirs = multiprocessing.Pipe()

@@ -77,7 +77,6 @@ def specification_of(data: Structure, account: Account, *, lifecycle: str | None
         public_address=_is_true(public) if public is not None else _is_true(subnet.get("MapPublicIpOnLaunch", False)),
         tags=tags_for(data.get("TagSpecifications", []), "instance"),
         max_price=Decimal(str(spot["MaxPrice"])) if spot.get("MaxPrice") else None,
-        interruption_behavior=str(spot.get("InstanceInterruptionBehavior") or "terminate"),
     )
 
 

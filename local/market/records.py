@@ -32,7 +32,6 @@ class LaunchSpecification:
     public_address: bool = False
     tags: dict[str, str] = field(default_factory=dict)
     max_price: Decimal | None = None
-    interruption_behavior: str = "terminate"
     fleet_id: str | None = None
     reservation_id: str = ""
     client_token: str = ""
