@@ -242,11 +242,12 @@ class LiveImage:
 
 
 def as_event(generation: Generation) -> GenerationCommitted:
-    """What the protocol is told of a generation."""
+    """What the protocol is told of a generation; what travelled along is a peer's word, so only a number is one."""
+    readiness = generation.extra.get("readiness")
     return GenerationCommitted(
         generation=generation.number,
         covered_until=datetime.fromtimestamp(generation.taken_at, UTC).isoformat(),
         final_for=generation.final_for,
-        readiness=generation.extra.get("readiness"),
+        readiness=readiness if type(readiness) is int else None,
         epoch=generation.epoch,
     )

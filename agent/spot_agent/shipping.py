@@ -367,10 +367,10 @@ class Shipper:
             may_confirm = False  # it holds something else than it acknowledged, or nothing: shipping finds out
         refused = None
         with self._reading:
-            if not self._quiesce():
+            number = self._ready_to_read()
+            if number is None:
                 refused = "the workload could not be quiesced"
             else:
-                number = self._next_number()
                 if final is not None:
                     extra["readiness"] = final.readiness
                 generation = self._source.take(
@@ -412,6 +412,14 @@ class Shipper:
         shipped = Shipped(acknowledged.number, until, until_wall.isoformat(), extra, final is not None)
         self._note_shipped(link, destination, shipped, handover_id)
         return True
+
+    def _ready_to_read(self) -> int | None:
+        """The number of the next generation, once the watched paths are sound to read; None if they are not."""
+        try:
+            return self._next_number() if self._quiesce() else None
+        except OSError:  # a full disk, mostly: that is no reason to end the agent of a workload that serves
+            log.exception("a generation can not be begun")
+            return None
 
     def _confirm(self, link: PrimaryLink, destination: Destination, until: float, until_wall: datetime) -> bool:
         """Have the standby note that what was shipped last is still all there is; False if it did not say so."""

@@ -236,6 +236,8 @@ class Snapshots:
             kind = SnapshotKind.DELTA
         began = self._clock()
         with self._reading:
+            if self._situation != situation:
+                return True  # it changed while another generation was read: look again
             if not self._quiesce():
                 return False
             generation = self._source.take(

@@ -1,9 +1,11 @@
 """What a primary ships when, and what both sides then claim to be covered."""
 
+import errno
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from spot_agent.sync.source import GenerationSource
 from spot_agent.sync.throttle import Throttle
 from spot_agent.sync.watch import Watch
 from spot_optimizer.domain.orders import Peer
-from spot_optimizer.domain.protocol import Covered, Event, GenerationCommitted, ShipFinal
+from spot_optimizer.domain.protocol import Covered, Event, GenerationCommitted, LinkChanged, ShipFinal, ShippingFailed
 from spot_optimizer.domain.replicas import ReplicaState
 from tests.agent.fence_rig import wait_until
 
@@ -51,7 +53,7 @@ class ShippingRig:
         self.received: list[GenerationCommitted] = []
         self.extra: Mapping[str, Any] = {"configuration": 1}
         self.quiesces = 0
-        self.numbers = iter(range(1, 1_000_000))
+        self.numbers: Any = iter(range(1, 1_000_000))
         self.source = CountingSource(WatchedPaths.of([self.here]), watch=Watch())
 
         def run_quiesce() -> bool:
@@ -73,7 +75,7 @@ class ShippingRig:
             identity=other,
             emit=take,
         )
-        peer = Peer(
+        self.peer = Peer(
             replica_id="replica",
             instance_id="i-1",
             status=ReplicaState.SYNCING,
@@ -82,7 +84,7 @@ class ShippingRig:
             port=port,
             certificate=own.certificate,
         )
-        self.receiver.listen(peer)
+        self.receiver.listen(self.peer)
         self.shipper = Shipper(
             self.source,
             identity=own,
@@ -219,6 +221,37 @@ def test_after_a_handover_that_was_given_up_a_generation_says_that_the_primary_w
     rig.rounds(2)
     assert rig.covered[-1].generation > final
     wait_until(lambda: rig.received[-1].final_for is None)
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nothing(rig: ShippingRig) -> None:
+    rig.rounds(1)
+    numbers, tries = rig.numbers, iter(range(3))
+
+    class Numbers:
+        def __next__(self) -> int:
+            if next(tries, None) is not None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            number: int = next(numbers)
+            return number
+
+    rig.numbers = Numbers()
+    (rig.here / "file").write_bytes(b"CONTENT")
+    wait_until(lambda: (rig.there / "file").read_bytes() == b"CONTENT", 20)
+    assert ShippingFailed("replica", None) in rig.events
+
+
+def test_what_a_peer_says_of_its_readiness_is_a_number_or_nothing(rig: ShippingRig) -> None:
+    rig.extra = {"readiness": "soon"}
+    rig.rounds(3)
+    image = rig.receiver.image
+    assert image is not None and image.extra == {"readiness": "soon"}
+    assert rig.received[-1].readiness is None
+
+
+def test_a_standby_that_is_told_of_another_primary_hangs_up_on_the_one_before(rig: ShippingRig) -> None:
+    rig.rounds(1)
+    rig.receiver.listen(replace(rig.peer, certificate=rig.peer.certificate + "\n"))
+    wait_until(lambda: LinkChanged("replica", up=False) in rig.events)
 
 
 def test_a_notice_lifts_the_limit_of_the_rate(tmp_path: Path) -> None:

@@ -226,8 +226,10 @@ class Application:
                 _own(descriptor, entry)
                 os.fchmod(descriptor, entry.mode)
                 os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-            indexes = range(block_count(entry.size, entry.block_size)) if listed.form is HashForm.WHOLE else None
-            check_blocks(descriptor, listed.key, entry, indexes or [index for index, _ in listed.changes])
+            # Whether it was moved here before it was cut off, or never, only its content tells.
+            all_of_it = listed.form is HashForm.WHOLE or (self._again and listed.staged is not None)
+            whole = range(block_count(entry.size, entry.block_size))
+            check_blocks(descriptor, listed.key, entry, whole if all_of_it else [index for index, _ in listed.changes])
         finally:
             os.close(descriptor)
 

@@ -53,6 +53,9 @@ __all__ = ["Generation", "GenerationStore", "Incoming"]
 log = logging.getLogger(__name__)
 
 _LOG_WORTH_KEEPING: Final = 4 << 20
+# Far beyond any that is reached, and far below where counting on from it would end.
+_LAST_EPOCH: Final = 10**9
+_LAST_NUMBER: Final = 10**15
 
 
 class GenerationStore:
@@ -161,7 +164,7 @@ class GenerationStore:
         with self._state:
             current, manifest = self._generation, self._manifest
         holds = None if manifest is None else manifest.root_hash
-        order = header.number("epoch"), header.number("number")
+        order = header.number("epoch", most=_LAST_EPOCH), header.number("number", most=_LAST_NUMBER)
         if self._released:
             raise GenerationRefused("this instance is no longer a standby", reason="stale", holds=holds)
         if current is not None and order <= current.order and not (restoring and header.optional_text("base") is None):

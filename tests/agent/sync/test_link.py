@@ -736,7 +736,16 @@ def test_a_generation_that_does_not_add_up_is_refused(standby: Standby) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"number": -1}, {"number": "1"}, {"epoch": None}, {"taken_at": "now"}, {"taken_at": 3e11}, {"roots": 2}]
+    "change",
+    [
+        {"number": -1},
+        {"number": "1"},
+        {"epoch": None},
+        {"taken_at": "now"},
+        {"taken_at": 3e11},
+        {"roots": 2},
+        {"number": 1 << 62},
+    ],
 )
 def test_an_announcement_that_makes_no_sense_is_refused(standby: Standby, change: Mapping[str, Any]) -> None:
     assert refusal_of(standby, [begin(**change), END])["reason"] == "malformed"
