@@ -11,6 +11,7 @@ import pytest
 
 from spot_optimizer import wiring
 from spot_optimizer.control import reporting
+from spot_optimizer.control.reporting import Period
 from spot_optimizer.domain import pools_of_interest
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.agents import Interruption as Signal
@@ -293,10 +294,31 @@ def _around_now() -> tuple[datetime, datetime]:
     return wiring.clock() - 2 * HOUR, wiring.clock() + HOUR
 
 
+def test_of_many_agents_a_short_period_is_added_up(http: Http, story: Registration) -> None:
+    price_pool(A, range(-5, 365))
+    price_on_demand(A)
+    many = 40
+    for number in range(many):
+        agent = builders.an_agent(agent_id=f"agt-{number:02}", client_id=CLIENT, registered_at=NOON, primary_pool_id=A)
+        put(Table.AGENTS, agent.agent_id, **_as_row(agent))
+    told = ask(http, "/api/metrics", **DAY).body
+    assert told["agents"] == many + 1
+    assert told["uptime"]["expected_seconds"] == (many + 1) * 6 * 3600
+    one = ask(http, "/api/savings", agent_id="agt-00", **DAY).body["savings"][0]
+    assert Decimal(one["net_saving_usd"]) > 0
+    own = ask(http, "/api/savings", agent_id=story.agent_id, **DAY).body["savings"][0]
+    assert Decimal(told["saving"]["paid_usd"]) == many * Decimal(one["paid_usd"]) + Decimal(own["paid_usd"])
+
+
+@pytest.mark.parametrize(("days", "agents"), [(31, 25), (7, 110), (1, 200), (1e-11, 200)])
+def test_the_longer_a_period_the_fewer_agents_are_added_up(days: float, agents: int) -> None:
+    assert reporting.agents_at_most(Period(NOON, NOON + timedelta(days=days))) == agents
+
+
 def test_more_agents_than_one_answer_adds_up_are_said(
     http: Http, story: Registration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporting, "AGENTS_AT_MOST", 0)
+    monkeypatch.setattr(reporting, "AGENT_DAYS_AT_MOST", 0)
     told = ask(http, "/api/metrics", **DAY).body
     assert (told["agents"], told["uptime"], told["saving"]) == (None, None, None)
     assert told["failovers"]["completed"] == 1

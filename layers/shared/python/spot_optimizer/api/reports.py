@@ -9,7 +9,7 @@ from aws_lambda_powertools.event_handler.openapi.params import Query
 from pydantic import Field
 
 from spot_optimizer.api.fields import Answer, Moment
-from spot_optimizer.control.reporting import AGENTS_AT_MOST, Ledger, Report
+from spot_optimizer.control.reporting import AGENT_DAYS_AT_MOST, AGENTS_AT_MOST, Ledger, Report
 from spot_optimizer.domain.metrics import SUCCESS_TARGET, UPTIME_TARGET, Failovers, Uptime
 
 From = Annotated[Moment | None, Query(alias="from", description="ISO 8601 with a zone; a week before `to` without it.")]
@@ -152,7 +152,9 @@ class MetricsAnswer(Answer):
 
     since: Moment
     until: Moment
-    agents: int | None = Field(description=f"How many; null if more than {AGENTS_AT_MOST}.")
+    agents: int | None = Field(
+        description=f"How many; null if more than {AGENTS_AT_MOST}, or than {AGENT_DAYS_AT_MOST} divided by the days."
+    )
     failovers: FailoversAnswer
     uptime: UptimeAnswer | None = Field(description="Null for so many agents.")
     saving: SavingTotal | None = Field(description="Null for so many agents.")

@@ -7,8 +7,7 @@ pools' own history and the advisor band stand in, and the decision says so.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,6 +16,7 @@ from itertools import batched
 from typing import Protocol
 
 from spot_optimizer.control.plane import MarketPlane
+from spot_optimizer.control.reading import at_once
 from spot_optimizer.domain import catalogue, decisions, offers, risk
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.catalogue import InstanceKind
@@ -29,9 +29,6 @@ from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.stored_decisions import StoredDecision, as_stored
 from spot_optimizer.errors import AgentLost, InstanceUnknown, ReplicaUnknown, Transient
 from spot_optimizer.ports import Decider
-
-READERS = 8
-"""Agents, or pools, that are read at a time."""
 
 _PRICES_AGO = (timedelta(hours=24), timedelta(hours=1))
 """How old the prices are that a model compares the present one with."""
@@ -93,7 +90,7 @@ def gather(plane: DecidingPlane, agents: Sequence[Agent]) -> Gathered:
     }
     bands = {pool.instance_type: pool.band for pool in of_interest if pool.band is not None}
     interruptions = plane.fleet.interruptions_of_pools(pool_ids, plane.clock() - catalogue.LOOKBACK)
-    read = _at_once(lambda agent: _read(plane, agent), agents)
+    read = at_once(lambda agent: _read(plane, agent), agents)
     # Only now, so that everything that was read was known by then.
     now = plane.clock()
     seen = {
@@ -161,7 +158,7 @@ def pool_pasts(plane: DecidingPlane, gathered: Gathered) -> tuple[PoolPast, ...]
             band=gathered.bands.get(Pool.parse(pool_id).instance_type),
         )
 
-    return tuple(_at_once(past, pool_ids))
+    return tuple(at_once(past, pool_ids))
 
 
 def decide_by_rule(standing: Standing, *, now: datetime, without_model_because: str) -> StoredDecision:
@@ -229,15 +226,6 @@ def _kinds(plane: DecidingPlane, instance_types: Iterable[str]) -> dict[str, Ins
 def _buckets_before(moment: datetime) -> range:
     last = bucket_of(moment)
     return range(last - _BUCKETS_LOOKED_THROUGH, last)
-
-
-def _at_once[I, O](ask: Callable[[I], O], items: Sequence[I]) -> list[O]:
-    """Ask about many items, some at a time. The first alone: connections are made on first use, by one thread."""
-    if not items:
-        return []
-    first = ask(items[0])
-    with ThreadPoolExecutor(max_workers=READERS) as readers:
-        return [first, *readers.map(ask, items[1:])]
 
 
 def _read(plane: DecidingPlane, agent: Agent) -> tuple[Situation, DecisionRules, datetime]:

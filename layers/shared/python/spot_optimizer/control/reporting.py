@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from typing import Protocol
 
+from spot_optimizer.control.reading import at_once
 from spot_optimizer.control.selecting import types_told
 from spot_optimizer.domain import metrics, savings, stretches, uptime
 from spot_optimizer.domain.agents import Agent, Instance, Interruption, Switch
@@ -23,13 +24,16 @@ from spot_optimizer.errors import InvalidRequest
 from spot_optimizer.ports import Prices
 
 LONGEST_PERIOD = timedelta(days=31)
-AGENTS_AT_MOST = 25
-"""Of so many agents one answer adds up savings and uptime; what they are made of is read anew each time."""
+AGENT_DAYS_AT_MOST = 25 * LONGEST_PERIOD.days
+"""Of so much one answer adds up savings and uptime, which are read anew each time: of few agents over a long period, or
+of many over a short one."""
+
+AGENTS_AT_MOST = 200
+"""However short the period is."""
 
 EVENTS_AT_MOST = 2_000
 """Of one list; a fleet in which more happens asks for shorter periods."""
 
-READERS = 8
 _PAGE = 100
 
 
@@ -178,7 +182,7 @@ class Report:
     """How well some agents were kept going.
 
     Attributes:
-        agents: How many; None if they are more than `AGENTS_AT_MOST`.
+        agents: How many; None if they are more than `agents_at_most`.
         uptime: None for so many.
         ledgers: One per agent; none for so many.
         unknown: For people: what is left out, and how to get it.
@@ -216,6 +220,11 @@ def period_of(since: datetime | None, until: datetime | None, *, now: datetime) 
     return Period(begin, end)
 
 
+def agents_at_most(period: Period) -> int:
+    """Of how many agents one answer adds up this period."""
+    return min(AGENTS_AT_MOST, int(timedelta(days=AGENT_DAYS_AT_MOST) / (period.until - period.since)))
+
+
 def ledgers(plane: ReportingPlane, agents: Sequence[Agent], period: Period) -> tuple[Ledger, ...]:
     """What each of some agents cost. Prices that several of them need are read once.
 
@@ -223,10 +232,10 @@ def ledgers(plane: ReportingPlane, agents: Sequence[Agent], period: Period) -> t
         InvalidRequest: Too much happened in the period.
         Transient: Something could not be read; ask again.
     """
-    runs = {agent.agent_id: _runs(plane, agent, period) for agent in agents}
-    every = [ran for found, _ in runs.values() for ran in found]
-    steps = _steps(plane.prices, every, period)
-    return tuple(_ledger(plane, agent, period, *runs[agent.agent_id], steps) for agent in agents)
+    runs = at_once(lambda agent: _runs(plane, agent, period), agents)
+    steps = _steps(plane.prices, [ran for found, _ in runs for ran in found], period)
+    on_demand = cache(lambda zones, types: types_told(plane.prices, zones, types).on_demand)
+    return tuple(_ledger(agent, period, *found, steps, on_demand) for agent, found in zip(agents, runs, strict=True))
 
 
 def agents_asked(
@@ -252,11 +261,12 @@ def report(plane: ReportingPlane, scope: Scope, period: Period) -> Report:
         )
     )
     failovers = metrics.tally(events)
-    agents, _ = agents_asked(plane, scope, after=None, limit=AGENTS_AT_MOST + 1)
-    if len(agents) > AGENTS_AT_MOST:
+    most = agents_at_most(period)
+    agents, _ = agents_asked(plane, scope, after=None, limit=most + 1)
+    if len(agents) > most:
         note = (
-            f"more than {AGENTS_AT_MOST} agents: their uptime and saving are not added up in one answer; ask for one "
-            "client or one agent, or add up the pages of GET /api/savings"
+            f"more than {most} agents: their uptime and saving over so long are not added up in one answer; ask for a "
+            "shorter period, one client or one agent, or add up the pages of GET /api/savings"
         )
         return Report(period=period, agents=None, failovers=failovers, uptime=None, ledgers=(), unknown=(note,))
     found = ledgers(plane, agents, period)
@@ -312,25 +322,22 @@ def _steps(prices: Prices, runs: Sequence[Ran], period: Period) -> Mapping[str, 
         buckets = range(bucket_of(since - savings.CARRIED_FOR), bucket_of(until) + 1)
         return savings.steps_seen(prices.measured(pool_id, buckets), until=until)
 
-    if not wanted:
-        return {}
-    with ThreadPoolExecutor(max_workers=min(READERS, len(wanted))) as readers:
-        return dict(zip(wanted, readers.map(seen, wanted), strict=True))
+    return dict(zip(wanted, at_once(seen, tuple(wanted)), strict=True))
 
 
 def _ledger(
-    plane: ReportingPlane,
     agent: Agent,
     period: Period,
     runs: Sequence[Ran],
     replicas: Sequence[Replica],
     steps: Mapping[str, Sequence[Step]],
+    on_demand: Callable[[tuple[str, ...], tuple[str, ...]], Mapping[str, Decimal]],
 ) -> Ledger:
     sized_for = agent.instance_types[0]
     bought = {Pool.parse(ran.pool_id) for ran in runs if ran.lifecycle is Lifecycle.ON_DEMAND}
     zones = {Pool.parse(ran.pool_id).availability_zone for ran in runs}
     types = {sized_for, *(pool.instance_type for pool in bought)}
-    known = types_told(plane.prices, sorted(zones), sorted(types)).on_demand
+    known = on_demand(tuple(sorted(zones)), tuple(sorted(types)))
     came_to = savings.save(
         runs, since=period.since, until=period.until, prices=steps, on_demand=known, sized_for=sized_for
     )
@@ -357,8 +364,8 @@ def _uptime(plane: ReportingPlane, agents: Sequence[Agent], period: Period) -> U
     passed = expected = timedelta(0)
     since = uptime.hour_of(period.since)
     until = uptime.hour_of(period.until - timedelta(microseconds=1)) + uptime.HOUR
-    for agent in agents:
-        hours = plane.hours_passed.between(agent.agent_id, since, until)
+    counted = at_once(lambda agent: plane.hours_passed.between(agent.agent_id, since, until), agents)
+    for agent, hours in zip(agents, counted, strict=True):
         passed += uptime.passed_of(hours, since=since, until=until)
         expected += uptime.expected(hours, since=max(since, agent.registered_at), until=min(until, plane.clock()))
     return Uptime(passed, expected)
