@@ -12,7 +12,6 @@ from spot_optimizer.control import failover, signals
 from spot_optimizer.control.traffic import LOOKED_AT_LEAST
 from spot_optimizer.domain.agents import Agent, TrafficAdapter
 from spot_optimizer.domain.traffic import check_target, record_of
-from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import AddressNotMovable, InvalidRequest, Throttled
 from tests.builders import AGENT, PRIMARY, STANDBY, a_heartbeat, a_standby, an_agent
 from tests.unit.test_failover import FakePlane
@@ -168,23 +167,3 @@ def test_every_path_of_a_large_fleet_has_its_turn() -> None:
         plane.now += timedelta(minutes=1)
     assert len(answered) == 53
     assert all(len(asked) == 53 for asked in path.asked), "one question for all of them"
-
-
-def test_one_agent_that_can_not_be_looked_after_keeps_the_sweep_from_no_other() -> None:
-    plane = FakePlane()
-    plane.now += timedelta(minutes=10)
-    broken = an_agent(agent_id="agt-0", primary_instance_id="i-0", epoch=2, traffic_epoch=2)
-    plane.records.put(broken)
-    plane.compute.instances[PRIMARY] = "terminated"
-
-    def looks(transaction: Transaction) -> None:
-        if any(change.key[0] == "agt-0" for change in transaction.changes):
-            raise ZeroDivisionError("a fault of ours")
-
-    plane.compute.instances["i-0"] = "terminated"
-    plane.records.before_commit = looks
-    assert next(agent.agent_id for agent in plane.fleet.agents_with_primary()) == "agt-0"
-    with pytest.raises(ZeroDivisionError) as raised:
-        signals.sweep(plane)
-    assert f"{AGENT}-1-1" in plane.workflows.fail_overs
-    assert "agt-0" in str(raised.value.__notes__)

@@ -291,19 +291,17 @@ class Ec2Compute:
         return None
 
     def _instances(self, instance_ids: Sequence[str]) -> list[InstanceTypeDef]:
-        if not instance_ids:
-            return []
+        found: list[InstanceTypeDef] = []
         with service_failures(_SERVICE):
-            # A filter, unlike a list of ids, leaves out what EC2 does not know instead of failing.
-            pages = self._clients.ec2.get_paginator("describe_instances").paginate(
-                Filters=[{"Name": "instance-id", "Values": list(instance_ids)}]
-            )
-            return [
-                instance
-                for page in pages
-                for reservation in page["Reservations"]
-                for instance in reservation["Instances"]
-            ]
+            for chunk in batched(instance_ids, FILTER_VALUES, strict=False):
+                # A filter, unlike a list of ids, leaves out what EC2 does not know instead of failing.
+                pages = self._clients.ec2.get_paginator("describe_instances").paginate(
+                    Filters=[{"Name": "instance-id", "Values": list(chunk)}]
+                )
+                for page in pages:
+                    for reservation in page["Reservations"]:
+                        found += reservation["Instances"]
+        return found
 
 
 def instances_at(clients: Clients, addresses: Collection[str], *, private: bool) -> Mapping[str, str]:

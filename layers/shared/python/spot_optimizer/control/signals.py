@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -32,6 +32,9 @@ LEFT_ALONE = "paused"
 
 _REBALANCE = SignalType.REBALANCE_RECOMMENDATION
 _NOTICE = SignalType.TERMINATION_NOTICE
+
+LOOKED_AFTER_AT_LEAST = 50
+"""So many agents a sweep gets round to, however slow the tables are."""
 
 SILENT_AFTER = timedelta(seconds=60)
 """The sweep asks EC2 about a primary that has been silent for so long; agents say something at least every 30 s."""
@@ -215,48 +218,103 @@ def sweep(plane: Plane) -> Mapping[str, int]:
         How many agents were looked at, were silent, and were acted upon.
 
     Raises:
-        Exception: The first that an agent could not be looked after for, unless the next sweep may make up for it;
-            the others were looked after.
+        Exception: A fault of ours; the other agents were looked after.
     """
     now = plane.clock()
-    looked = silent = acted = 0
-    agents = plane.fleet.agents_with_primary()
-    failures: list[Exception] = []
-    astray: frozenset[str] = frozenset()
-    try:
-        astray = _astray(plane, agents)
-    except Exception as failure:  # noqa: BLE001 - as below
-        failures.append(failure)
+    agents = _in_turn(plane.fleet.agents_with_primary(), now)
+    sight = _Sight()
+    with sight.whatever_fails("where traffic leads"):
+        sight.astray = _astray(plane, agents)
     for listed in agents:
-        looked += 1
-        heartbeat = plane.records.heartbeat(listed.agent_id, listed.primary_instance_id)
-        last_sign = heartbeat.at if heartbeat is not None else listed.registered_at
-        # What was heard in the future tells nothing either: this clock was set back.
-        is_silent = abs(now - last_sign) > SILENT_AFTER
-        silent += is_silent
-        at_rest = not is_silent and not listed.claim_open and listed.traffic_epoch == listed.epoch
+        with sight.whatever_fails(listed.agent_id):
+            heartbeat = plane.records.heartbeat(listed.agent_id, listed.primary_instance_id)
+            sight.heard[listed.agent_id] = heartbeat
+            last_sign = heartbeat.at if heartbeat is not None else listed.registered_at
+            # What was heard in the future tells nothing either: this clock was set back.
+            if abs(now - last_sign) > SILENT_AFTER:
+                sight.silent[listed.agent_id] = listed.primary_instance_id
+    # EC2 is asked about all of them at once: it takes few questions from an account, and a failover needs them.
+    with sight.whatever_fails("which primaries are dead"):
+        sight.states = plane.compute.states(tuple(sight.silent.values()))
+    for listed in agents:
+        if listed.agent_id in sight.heard:
+            with sight.whatever_fails(listed.agent_id):
+                sight.acted += _look_after_one(plane, listed, sight)
+    dead_standbys: frozenset[str] = frozenset()
+    with sight.whatever_fails("which standbys are dead"):
+        dead_standbys = proven_dead(plane, *sight.standbys)
+    for instance_id in sorted(dead_standbys):
+        replica = sight.standbys[instance_id]
+        with sight.whatever_fails(replica.agent_id):
+            reason = f"sweep: its instance {instance_id} is dead"
+            replication.end_replica(plane, replica.agent_id, replica.replica_id, reason=reason)
+            sight.acted += 1
+    if sight.failures:
+        raise sight.failures[0]
+    return {"agents": len(agents), "silent": len(sight.silent), "acted_upon": sight.acted}
+
+
+@dataclass(slots=True)
+class _Sight:
+    """What a sweep sees on its way.
+
+    Attributes:
+        heard: Each primary's last sign of life, by agent id; an agent that is absent could not be looked at.
+        silent: Silent primaries, by agent id.
+        states: What EC2 says of them, by instance id.
+        astray: Agents whose traffic leads elsewhere.
+        standbys: Active replicas, by the instance of which EC2 is yet to be asked.
+        failures: Faults of ours.
+    """
+
+    heard: dict[str, Heartbeat | None] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)
+    astray: frozenset[str] = frozenset()
+    standbys: dict[str, Replica] = field(default_factory=dict)
+    acted: int = 0
+    failures: list[Exception] = field(default_factory=list)
+
+    @contextmanager
+    def whatever_fails(self, what: str) -> Iterator[None]:
+        """One agent's trouble must not keep the sweep from the others; what is transient, the next sweep makes up for.
+
+        A fault of ours must not either; it is told of at the end.
+        """
         try:
-            if not at_rest:
-                acted += _look_after(plane, plane.records.agent(listed.agent_id), is_silent=is_silent)
-            if listed.replica_count:
-                acted += _look_after_replicas(plane, listed, heartbeat)
-            elif snapshots.needs_standby(heartbeat, epoch=listed.epoch):
-                acted += keep_up(plane, listed, heartbeat)
-            if listed.epoch > 1:
-                acted += former_primaries.look_after(plane, listed)
-            with suppress(AgentLost):
-                acted += _catch_up(plane, listed)
-            if listed.agent_id in astray:
-                acted += _return_traffic(plane, listed.agent_id)
+            yield
         except Transient:
-            # One agent's trouble must not keep the sweep from the others; the next sweep looks again.
-            continue
-        except Exception as failure:  # noqa: BLE001 - nor must a fault of ours, which is told of at the end
-            failure.add_note(f"while the sweep looked after agent {listed.agent_id}")
-            failures.append(failure)
-    if failures:
-        raise failures[0]
-    return {"agents": looked, "silent": silent, "acted_upon": acted}
+            return
+        except Exception as failure:  # noqa: BLE001 - raised at the end
+            failure.add_note(f"while the sweep looked after {what}")
+            self.failures.append(failure)
+
+
+def _in_turn(agents: Sequence[Agent], now: datetime) -> tuple[Agent, ...]:
+    """Begin each minute with others, so that a sweep that is cut short leaves nobody out for long."""
+    if not agents:
+        return ()
+    first = int(now.timestamp() // 60) * LOOKED_AFTER_AT_LEAST % len(agents)
+    return (*agents[first:], *agents[:first])
+
+
+def _look_after_one(plane: Plane, listed: Agent, sight: _Sight) -> int:
+    acted = 0
+    heartbeat = sight.heard[listed.agent_id]
+    if listed.agent_id in sight.silent or listed.claim_open or listed.traffic_epoch != listed.epoch:
+        agent = plane.records.agent(listed.agent_id)
+        acted += _look_after(plane, agent, state=sight.states.get(agent.primary_instance_id))
+    if listed.replica_count:
+        acted += _look_after_replicas(plane, listed, sight)
+    elif snapshots.needs_standby(heartbeat, epoch=listed.epoch):
+        acted += keep_up(plane, listed, heartbeat)
+    if listed.epoch > 1:
+        acted += former_primaries.look_after(plane, listed)
+    with suppress(AgentLost):
+        acted += _catch_up(plane, listed)
+    if listed.agent_id in sight.astray:
+        acted += _return_traffic(plane, listed.agent_id)
+    return acted
 
 
 def reconcile_traffic(plane: Plane, agent_id: str) -> bool:
@@ -294,21 +352,19 @@ def _return_traffic(plane: Plane, agent_id: str) -> bool:
     return move_traffic(plane, agent_id, is_astray=True)
 
 
-def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
+def _look_after(plane: Plane, agent: Agent, *, state: str | None) -> bool:
     if agent.lost:
         return False
     now = plane.clock()
-    if is_silent:
-        state = plane.compute.states([agent.primary_instance_id]).get(agent.primary_instance_id, "")
-        if state in DEAD_STATES:
-            signal = Signal(
-                instance_id=agent.primary_instance_id,
-                type=SignalType.STATE_CHANGE,
-                at=now,
-                state=state,
-                reason="sweep: silent, and EC2 says so",
-            )
-            return start_fail_over(plane, agent.agent_id, signal).execution is not None
+    if state in DEAD_STATES:
+        signal = Signal(
+            instance_id=agent.primary_instance_id,
+            type=SignalType.STATE_CHANGE,
+            at=now,
+            state=state,
+            reason="sweep: silent, and EC2 says so",
+        )
+        return start_fail_over(plane, agent.agent_id, signal).execution is not None
     if claims.concludes(agent) and not _release_if_over(plane, agent):
         return False
     if claims.claim_stands(agent):
@@ -330,18 +386,16 @@ def _look_after(plane: Plane, agent: Agent, *, is_silent: bool) -> bool:
     return False
 
 
-def _look_after_replicas(plane: Plane, listed: Agent, heartbeat: Heartbeat | None) -> int:
+def _look_after_replicas(plane: Plane, listed: Agent, sight: _Sight) -> int:
     """Mend what a call that died half-way, or an event that never came, left of the agent's replicas."""
     acted = replication.let_go_of_ended(plane, listed.agent_id)
-    acted += keep_up(plane, listed, heartbeat)
+    acted += keep_up(plane, listed, sight.heard[listed.agent_id])
     if listed.active_replica_id is None:
         return acted
     replica = plane.records.replica(listed.agent_id, listed.active_replica_id)
-    if replica.active and replica.instance_id is not None and proven_dead(plane, replica.instance_id):
-        reason = f"sweep: its instance {replica.instance_id} is dead"
-        replication.end_replica(plane, listed.agent_id, replica.replica_id, reason=reason)
-        acted += 1
-    elif replica.status is ReplicaState.LAUNCHING:
+    if replica.active and replica.instance_id is not None:
+        sight.standbys[replica.instance_id] = replica
+    if replica.status is ReplicaState.LAUNCHING:
         # Its preparation may have failed so thoroughly that it could not even say so: nothing else would ever end it.
         if plane.workflows.prepare_replica_state(replica.replica_id) is Execution.ENDED:
             reason = "sweep: its preparation has ended, and it has not joined"
