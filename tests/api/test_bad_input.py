@@ -142,6 +142,8 @@ def test_a_malformed_missing_or_unknown_field_is_422_and_named(
         ({"sync_interval_seconds": 0}, "sync_interval_seconds"),
         ({"auto_replica": "maybe"}, "auto_replica"),
         ({"name": "x" * 101}, "name"),
+        ({"name": "ledger\x1b[2J"}, "name"),
+        ({"agent_version": "1.0\n"}, "agent_version"),
         ({"protocol_version": 99}, "protocol_version"),
         ({"surprise": 1}, "surprise"),
     ],
@@ -159,6 +161,9 @@ def test_each_field_of_a_registration_is_bounded(http: Http, change: dict[str, A
         ("/replicas", {"pool_id": "nowhere"}, "pool_id"),
         ("/replicas", {"exclude_zones": ["x"]}, "exclude_zones.0"),
         ("/replicas/rep-1/promote", {"demote_old_primary": "perhaps"}, "demote_old_primary"),
+        ("/replicas/rep-1/promote", {"reason": "\u202e"}, "reason"),
+        ("/issue-switch-command", {"reason": "\x1b]0;all is well\x07"}, "reason"),
+        ("/pause", {"reason": "\x9b2J"}, "reason"),
     ],
 )
 def test_fields_of_operators_calls_are_bounded(

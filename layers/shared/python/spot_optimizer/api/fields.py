@@ -16,6 +16,16 @@ EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 LATEST = datetime(3000, 1, 1, tzinfo=UTC)
 
 
+def _check_printable(text: str) -> str:
+    # What one tenant writes stands in an operator's terminal, which obeys what can not be seen.
+    if not text.isprintable():
+        raise ValueError("printable characters")
+    return text
+
+
+Printable = AfterValidator(_check_printable)
+
+
 class Body(BaseModel):
     """What a caller sends."""
 
@@ -25,7 +35,9 @@ class Body(BaseModel):
 class PauseRequest(Body):
     """Nothing is to be changed from now on."""
 
-    reason: Annotated[str, Field(min_length=1, max_length=200, description="For everybody who finds it paused.")]
+    reason: Annotated[
+        str, Field(min_length=1, max_length=200, description="For everybody who finds it paused."), Printable
+    ]
 
 
 class Answer(BaseModel):
@@ -72,8 +84,9 @@ Number = Annotated[int, Field(strict=True, ge=0, le=2**53)]
 Flag = Annotated[bool, Field(strict=True)]
 Seconds = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
 SyncInterval = Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1, max_length=100)]
-Version = Annotated[str, Field(max_length=40)]
+Name = Annotated[str, Field(min_length=1, max_length=100), Printable]
+Version = Annotated[str, Field(max_length=40), Printable]
+Reason = Annotated[str, Field(max_length=200), Printable]
 Moment = Annotated[AwareDatetime, AfterValidator(_check_moment)]
 
 InstanceId = Annotated[str, Field(pattern=r"^i-[0-9a-f]{8,17}$", examples=["i-0123456789abcdef0"])]

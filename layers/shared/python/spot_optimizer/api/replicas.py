@@ -17,6 +17,7 @@ from spot_optimizer.api.fields import (
     Name,
     Number,
     PoolId,
+    Reason,
     Seconds,
     Word,
     Zone,
@@ -156,7 +157,7 @@ class PromoteRequest(Body):
         "that would be no good standby. False retires it: it is terminated once another copy exists. Left out, it is "
         "demoted if it is fit for that, and retired if not.",
     )
-    reason: Annotated[str, Field(max_length=200)] = ""
+    reason: Reason = ""
 
 
 class CommitRequest(Body):

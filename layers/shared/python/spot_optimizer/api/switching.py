@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from spot_optimizer.api.fields import Answer, Body, Moment, PoolId, Zone
+from spot_optimizer.api.fields import Answer, Body, Moment, PoolId, Reason, Zone
 from spot_optimizer.api.fleet import CandidateAnswer
 from spot_optimizer.control.switching import Issued, Wanted
 from spot_optimizer.domain.pools import Lifecycle
@@ -26,7 +26,7 @@ class SwitchCommandRequest(Body):
     )
     lifecycle: Lifecycle | None = Field(default=None, description="How the new primary is bought; spot without.")
     exclude_zones: Annotated[tuple[Zone, ...], Field(max_length=10)] = ()
-    reason: Annotated[str, Field(max_length=200, description="Kept with the switch; an operator gives one.")] = ""
+    reason: Reason = Field(default="", description="Kept with the switch; an operator gives one.")
 
     @model_validator(mode="after")
     def _is_complete(self) -> SwitchCommandRequest:
