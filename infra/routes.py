@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 #: Calls that need no token.
@@ -86,3 +87,12 @@ OPERATOR_API: Final = (
     # whatever has no route gets its 404 in the same form as every other refusal
     "$default",
 )
+
+#: Calls that cost much of what failovers need too, questions to EC2 and room in Lambda: how many a second, and at once.
+LIMITED: Final[Mapping[str, tuple[int, int]]] = {
+    "POST /api/agents/{agent_id}/doctor": (1, 5),
+    "GET /api/agents/{agent_id}/pools": (10, 50),
+    "GET /api/agents/{agent_id}/switch-recommendation": (10, 50),
+    "GET /api/metrics": (5, 20),
+    "GET /api/savings": (5, 20),
+}

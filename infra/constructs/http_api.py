@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import jsii
 from aws_cdk import Duration
@@ -59,7 +60,7 @@ class PublicApi(Construct):
             retention=logs.RetentionDays.THREE_MONTHS if settings.keeps_data else logs.RetentionDays.ONE_WEEK,
             removal_policy=settings.removal_policy,
         )
-        gateway.HttpStage(
+        self._stage = gateway.HttpStage(
             self,
             "Stage",
             http_api=self._api,
@@ -70,6 +71,21 @@ class PublicApi(Construct):
             access_log_settings=_AccessLog(log_group),
         )
         self.url = self._api.api_endpoint
+
+    def limit(self, limits: Mapping[str, tuple[int, int]]) -> None:
+        """Let fewer calls of some routes through than of the others, all callers together.
+
+        Args:
+            limits: Calls a second, and at once, by route; each is served already.
+        """
+        stage = cast("gateway.CfnStage", self._stage.node.default_child)
+        stage.route_settings = {
+            route: {"ThrottlingRateLimit": rate, "ThrottlingBurstLimit": burst, "DetailedMetricsEnabled": True}
+            for route, (rate, burst) in limits.items()
+        }
+        for route in limits:
+            # API Gateway refuses settings of a route that is not there yet.
+            stage.node.add_dependency(self.node.find_child(_construct_id(route)))
 
     def serve(self, routes: Iterable[str], *, by: Function) -> None:
         """Send these routes, such as `GET /api/agents`, to a function, behind the authorizer."""

@@ -102,6 +102,7 @@ class ApiStack(Stack):
             by=operator_api,
             reason="A health check and a description of the API tell nothing about any tenant.",
         )
+        api.limit(routes.LIMITED)
         Parameter(
             self,
             "ApiUrlParameter",

@@ -36,6 +36,19 @@ def test_calls_are_throttled_and_logged_without_what_may_hold_a_token(dev: Deplo
     assert not [value for value in logged.values() if "header" in value or "querystring" in value]
 
 
+def test_what_asks_ec2_or_takes_long_is_throttled_more_and_only_where_there_is_such_a_route(dev: Deployment) -> None:
+    [resource] = dev.resources("AWS::ApiGatewayV2::Stage").values()
+    routes = dev.resources("AWS::ApiGatewayV2::Route")
+    stage = resource["Properties"]
+    waited_for = {routes[name]["Properties"]["RouteKey"] for name in resource["DependsOn"] if name in routes}
+    assert set(stage["RouteSettings"]) == waited_for
+    assert "POST /api/agents/{agent_id}/doctor" in waited_for
+    for limits in stage["RouteSettings"].values():
+        assert 0 < limits["ThrottlingRateLimit"] <= 10 < stage["DefaultRouteSettings"]["ThrottlingRateLimit"]
+        # Each may last half a minute: together they leave most of an account's thousand executions to failovers.
+        assert limits["ThrottlingBurstLimit"] <= 50
+
+
 def test_the_routes_are_those_of_the_published_document(dev: Deployment) -> None:
     document = ROOT / "docs" / "openapi.json"
     published = {
