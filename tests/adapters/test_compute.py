@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,6 +13,7 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from spot_optimizer.adapters.compute import Ec2Compute
+from spot_optimizer.adapters.price_history import Ec2PriceHistory
 from spot_optimizer.adapters.sessions import Clients
 from spot_optimizer.domain.pools import LaunchTarget, Lifecycle
 from spot_optimizer.errors import AddressNotMovable, ControlPlaneUnavailable, LaunchRefused, PoolUnavailable, Throttled
@@ -200,6 +202,19 @@ def test_a_price_is_the_latest_of_the_right_product(clients: Clients, compute: E
     assert sent["Filter.1.Name"] == ["availability-zone"]
     assert "StartTime" in sent
     assert compute.prices([], ["m5.large"]) == {}
+
+
+def test_a_type_that_ec2_does_not_know_fails_no_question_about_prices(clients: Clients, compute: Ec2Compute) -> None:
+    nothing = ec2("DescribeSpotPriceHistory", "<spotPriceHistorySet/><nextToken/>")
+    transport = Transport(clients.ec2, "ec2", nothing, nothing)
+    types, now = ["m5.large", "m5.nonsense"], datetime.now(UTC)
+    compute.prices(["us-east-1a"], types)
+    Ec2PriceHistory(clients).changes([f"us-east-1a.{one}" for one in types], now - timedelta(hours=1), now)
+    for request in transport.requests:
+        sent = parse_qs(request)
+        assert sent["Filter.2.Name"] == ["instance-type"]
+        assert [sent[f"Filter.2.Value.{number}"] for number in (1, 2)] == [[one] for one in types]
+        assert not [name for name in sent if name.startswith("InstanceType")], "as a name it would be refused"
 
 
 def described(state: str, addresses: tuple[tuple[str, bool], ...]) -> Any:

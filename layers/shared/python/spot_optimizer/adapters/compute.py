@@ -103,12 +103,15 @@ class Ec2Compute:
             return {}
         latest: dict[str, tuple[datetime, Decimal]] = {}
         with service_failures(_SERVICE):
-            # Asked from now on, EC2 answers with the last change before: the price in force.
+            # Asked from now on, EC2 answers with the last change before: the price in force. As a filter, because a
+            # type that is unknown by name, as a tenant may have given it, could fail the whole call.
             pages = self._clients.ec2.get_paginator("describe_spot_price_history").paginate(
                 StartTime=datetime.now(UTC),
-                InstanceTypes=cast("Any", list(instance_types)),
                 ProductDescriptions=[PRODUCT],
-                Filters=[{"Name": "availability-zone", "Values": sorted(zones)}],
+                Filters=[
+                    {"Name": "availability-zone", "Values": sorted(zones)},
+                    {"Name": "instance-type", "Values": sorted(set(instance_types))},
+                ],
             )
             for page in pages:
                 for price in page["SpotPriceHistory"]:

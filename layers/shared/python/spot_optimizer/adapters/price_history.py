@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from itertools import batched
-from typing import Any, cast
 
 from spot_optimizer.adapters.sessions import Clients, service_failures
 from spot_optimizer.domain.pools import Pool
@@ -43,9 +42,12 @@ class Ec2PriceHistory:
                 pages = self._clients.ec2.get_paginator("describe_spot_price_history").paginate(
                     StartTime=since,
                     EndTime=until,
-                    InstanceTypes=cast("Any", list(types)),
                     ProductDescriptions=[PRODUCT],
-                    Filters=[{"Name": "availability-zone", "Values": zones}],
+                    # As a filter, so that a type which EC2 does not know costs nobody else's prices.
+                    Filters=[
+                        {"Name": "availability-zone", "Values": zones},
+                        {"Name": "instance-type", "Values": list(types)},
+                    ],
                 )
                 for page in pages:
                     for row in page["SpotPriceHistory"]:
