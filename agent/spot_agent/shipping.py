@@ -321,10 +321,20 @@ class Shipper:
         if not wanted:
             link.close()
             return
+        self._recognize(link)
         log.info("linked to the standby", extra={"replica_id": destination.replica_id})
         self._emit(LinkChanged(destination.replica_id, up=True))
         if lost.is_set():
             self._drop(link)
+
+    def _recognize(self, link: PrimaryLink) -> None:
+        """After a restart of this agent: not all of the state has to be read again."""
+        if link.held is None or link.held_as_of is None:
+            return
+        try:
+            self._source.recognize(link.held, as_of=link.held_as_of)
+        except GenerationUnsound as error:  # the next generation says so as well
+            log.info("the files are not recognized", extra={"error": str(error)})
 
     def _drop(self, link: PrimaryLink) -> None:
         link.close()

@@ -1,6 +1,7 @@
 """What a primary ships when, and what both sides then claim to be covered."""
 
 import errno
+import os
 import random
 import threading
 import time
@@ -25,6 +26,7 @@ from spot_optimizer.domain.orders import Peer
 from spot_optimizer.domain.protocol import Covered, Event, GenerationCommitted, LinkChanged, ShipFinal, ShippingFailed
 from spot_optimizer.domain.replicas import ReplicaState
 from tests.agent.fence_rig import wait_until
+from tests.agent.sync.trees import picture
 
 EVERY_SECONDS = 0.05
 
@@ -54,7 +56,6 @@ class ShippingRig:
         self.extra: Mapping[str, Any] = {"configuration": 1}
         self.quiesces = 0
         self.numbers: Any = iter(range(1, 1_000_000))
-        self.source = CountingSource(WatchedPaths.of([self.here]), watch=Watch())
 
         def run_quiesce() -> bool:
             self.quiesces += 1
@@ -85,21 +86,48 @@ class ShippingRig:
             certificate=own.certificate,
         )
         self.receiver.listen(self.peer)
+        self.destination = Destination(LinkPeer("127.66.9.1", port, other.certificate), "replica", 1)
+        self._own, self._throttle = own, Throttle(bytes_per_second)
+        self._run_quiesce, self._must_settle = run_quiesce, quiesce is not None
+        self.begin()
+
+    def begin(self) -> None:
+        """Ship, as a process does that has just been started."""
+        self.source = CountingSource(WatchedPaths.of([self.here]), watch=Watch())
         self.shipper = Shipper(
             self.source,
-            identity=own,
+            identity=self._own,
             agent_id="agent",
             emit=self.events.append,
-            quiesce=run_quiesce,
-            must_settle=quiesce is not None,
+            quiesce=self._run_quiesce,
+            must_settle=self._must_settle,
             reading=threading.Lock(),
             next_number=lambda: next(self.numbers),
             extra=lambda: self.extra,
             every_seconds=EVERY_SECONDS,
-            throttle=Throttle(bytes_per_second),
+            throttle=self._throttle,
         )
         self.shipper.begin()
-        self.shipper.connect(Destination(LinkPeer("127.66.9.1", port, other.certificate), "replica", 1))
+        self.shipper.connect(self.destination)
+
+    def is_in_place(self) -> bool:
+        """Whether both trees are the same; not while one is being changed."""
+        try:
+            return picture(self.there) == picture(self.here)
+        except FileNotFoundError:
+            return False
+
+    def restart(self, *, epoch: int = 1) -> int:
+        """What a restarted agent reads for its first generation: bytes."""
+        self.shipper.disconnect()
+        self.shipper.close()
+        so_far = len(self.covered)
+        self.destination = replace(self.destination, epoch=epoch)
+        self.begin()
+        wait_until(lambda: len(self.covered) > so_far, 20)
+        progress = self.shipper.progress
+        assert progress is not None
+        return progress.total_bytes
 
     def close(self) -> None:
         self.shipper.disconnect()
@@ -234,10 +262,14 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(rig: ShippingRig) -> None:
             number: int = next(numbers)
             return number
 
+    def fails_to_ship_what_is_written() -> bool:
+        (rig.here / "file").write_text(str(time.time_ns()))
+        return ShippingFailed("replica", None) in rig.events
+
     rig.numbers = Numbers()
+    wait_until(fails_to_ship_what_is_written, 20)
     (rig.here / "file").write_bytes(b"CONTENT")
     wait_until(lambda: (rig.there / "file").read_bytes() == b"CONTENT", 20)
-    assert ShippingFailed("replica", None) in rig.events
 
 
 def test_what_a_peer_says_of_its_readiness_is_a_number_or_nothing(rig: ShippingRig) -> None:
@@ -252,6 +284,49 @@ def test_a_standby_that_is_told_of_another_primary_hangs_up_on_the_one_before(ri
     rig.rounds(1)
     rig.receiver.listen(replace(rig.peer, certificate=rig.peer.certificate + "\n"))
     wait_until(lambda: LinkChanged("replica", up=False) in rig.events)
+
+
+def test_a_restarted_primary_reads_only_what_changed_since_its_last_generation(rig: ShippingRig) -> None:
+    (rig.here / "large").write_bytes(bytes(range(256)) * 4000)
+    (rig.here / "other").write_bytes(b"other")
+    rig.rounds(2)
+    time.sleep(0.1)
+    # So that a generation is taken that much after all else was written.
+    (rig.here / "other").write_bytes(b"OTHER")
+    wait_until(lambda: (rig.there / "other").read_bytes() == b"OTHER", 20)
+    time.sleep(0.1)
+    # By its size and its modification time, it is what it was.
+    file = rig.here / "file"
+    before = file.stat()
+    rig.shipper.disconnect()
+    file.write_bytes(b"CONTENT")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert rig.restart() < 1000
+    wait_until(lambda: (rig.there / "file").read_bytes() == b"CONTENT", 20)
+
+
+def test_a_restarted_primary_is_not_deceived_by_folders_that_changed_places(rig: ShippingRig) -> None:
+    for name in ("one", "two"):
+        (rig.here / name / "deep").mkdir(parents=True)
+        (rig.here / name / "deep" / "file").write_text(name)
+        os.utime(rig.here / name / "deep" / "file", ns=(10**18, 10**18))
+    time.sleep(0.1)
+    (rig.here / "file").write_bytes(b"CONTENT")
+    wait_until(lambda: (rig.there / "file").read_bytes() == b"CONTENT", 20)
+    time.sleep(0.1)
+    rig.shipper.disconnect()
+    (rig.here / "one").rename(rig.here / "aside")
+    (rig.here / "two").rename(rig.here / "one")
+    (rig.here / "aside").rename(rig.here / "two")
+    rig.restart()
+    wait_until(rig.is_in_place, 20)
+    assert (rig.there / "one" / "deep" / "file").read_text() == "two"
+
+
+def test_a_primary_of_another_epoch_reads_everything(rig: ShippingRig) -> None:
+    (rig.here / "large").write_bytes(bytes(range(256)) * 4000)
+    rig.rounds(2)
+    assert rig.restart(epoch=2) > 1_000_000
 
 
 def test_a_notice_lifts_the_limit_of_the_rate(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ before anything is allocated. Headers are read through `Header`, which refuses w
 of range.
 
 Protocol version 1. `PrimaryLink` speaks first on each connection with `hello` (agent, replica, epoch, channel, session
-and the versions that it speaks); the answer is `welcome` with the version chosen, or `refused`. Then:
+and the versions that it speaks); the answer is `welcome` with the version chosen and what is held, or `refused`. Then:
 
 | channel | from the primary | from the standby |
 |---|---|---|

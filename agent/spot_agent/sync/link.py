@@ -138,6 +138,10 @@ class PrimaryLink:
     """The primary's end of the link to one standby. Reconnecting is the caller's decision: connect a new one.
 
     Safe to use from several threads: `ask_lease` and `ship` do not wait for each other.
+
+    Attributes:
+        held_as_of: When this primary took what the standby held at the greeting, by its own wall clock; None if another
+            one did, or that is not known.
     """
 
     def __init__(
@@ -164,6 +168,7 @@ class PrimaryLink:
         self._announced = False
         self._up = True
         self._heard = time.monotonic()
+        self.held_as_of: float | None = None
         self._held: Manifest | None = None
         self._meter: _Meter | None = None
         self._pings = 0
@@ -213,7 +218,7 @@ class PrimaryLink:
         try:
             with contextlib.ExitStack() as opened:
                 channels = []
-                holds = None
+                welcome = Header({})
                 for name in ("control", "data"):
                     channel = dial(
                         peer.address,
@@ -223,7 +228,7 @@ class PrimaryLink:
                         timeout_seconds=timeout_seconds,
                     )
                     opened.callback(channel.close)
-                    holds = _greet(channel, {**hello, "channel": name}, time.monotonic() + timeout_seconds)
+                    welcome = _greet(channel, {**hello, "channel": name}, time.monotonic() + timeout_seconds)
                     channels.append(channel)
                 control, data = channels
                 data.allow_large_payloads()
@@ -238,7 +243,11 @@ class PrimaryLink:
                 opened.callback(link.close)
                 # From here on: learning what is held may take longer than a standby waits for a sign of life.
                 threading.Thread(target=link._watch, name="sync-signs-of-life", daemon=True).start()
-                link._learn(holds, timeout_seconds)
+                link._learn(welcome.optional_text("holds"), timeout_seconds)
+                # The version before does not say so, and what an earlier primary took tells nothing of the files here.
+                taken_at = welcome.optional_seconds("taken_at")
+                if taken_at is not None and welcome.number("epoch") == epoch:
+                    link.held_as_of = taken_at
                 link._announce()
                 opened.pop_all()
         except ProtocolViolated as garbled:
@@ -671,8 +680,11 @@ class StandbyListener:
         if kind not in ("control", "data"):
             raise ProtocolViolated(f"there is no channel {kind!r}")
         self._enter(channel, name, kind)
-        manifest = self._store.manifest()
+        # In this order: if one is committed in between, the moment is told of the one before, which claims less.
+        current, manifest = self._store.current(), self._store.manifest()
         welcome = {"type": "welcome", "version": version, "holds": None if manifest is None else manifest.root_hash}
+        if current is not None:
+            welcome |= {"epoch": current.epoch, "taken_at": current.taken_at}
         channel.send(Frame(welcome), deadline=deadline)
         self._announce()
         if kind == "control":
@@ -912,8 +924,8 @@ def _reason(refusal: Exception) -> str:
     return "storage" if isinstance(refusal, StorageFailed) else "malformed"
 
 
-def _greet(channel: Channel, hello: Mapping[str, Any], deadline: float) -> str | None:
-    """Say hello; answers the root hash of what the standby holds."""
+def _greet(channel: Channel, hello: Mapping[str, Any], deadline: float) -> Header:
+    """Say hello; answers the welcome, which says what the standby holds."""
     try:
         channel.send(Frame(hello), deadline=deadline)
         welcome = channel.receive(deadline=deadline)
@@ -931,4 +943,4 @@ def _greet(channel: Channel, hello: Mapping[str, Any], deadline: float) -> str |
     if welcome.kind != "welcome":
         raise ProtocolViolated(f"expected 'welcome', not {welcome.kind!r}")
     agree_version([header.number("version")])
-    return header.optional_text("holds")
+    return header

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -131,6 +131,19 @@ class Walker:
         self._listings = looking.listings
         self._last = looking.since(self._last)
         return self._last
+
+    def folders_changed_since(self, moment_ns: int) -> Set[Key]:
+        """The folders of the last walk that have changed since, or were moved, with all folders below them.
+
+        Args:
+            moment_ns: Nanoseconds since the epoch.
+        """
+        changed: set[Key] = set()
+        for folder, children in self._listings.items():  # each after the one that holds it
+            for child in children.values():
+                if child.is_folder and (folder in changed or child.signature.ctime_ns >= moment_ns):
+                    changed.add(child.key)
+        return changed
 
 
 class _Looking:

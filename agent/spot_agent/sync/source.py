@@ -445,12 +445,41 @@ class GenerationSource:
         Call it before the workload starts; afterwards a file that was changed in place may look the same.
         """
         with self._reading:
-            self._found = None
-            for key, signature in self._walker.walk().files.items():
-                entry = manifest.file(key)
-                if entry is not None and (entry.size, entry.mtime_ns) == (signature.size, signature.mtime_ns):
-                    self._known[key] = _Known(signature, entry, trusted=True)
+            self._recognize(manifest, changed_before_ns=None)
             self._manifests.append(manifest)
+
+    def recognize(self, manifest: Manifest, *, as_of: float) -> None:
+        """Reuse the hashes of a generation that an earlier process of this primary took.
+
+        After a restart, files that have not changed since before that are not read again. Does nothing where this
+        process has read files itself.
+
+        Args:
+            manifest: What it contained.
+            as_of: When it was taken, epoch seconds by this instance's clock.
+
+        Raises:
+            GenerationUnsound: The watched paths can not be looked at.
+        """
+        with self._reading:
+            if not self._known:
+                try:
+                    self._recognize(manifest, changed_before_ns=int(as_of * 1e9) - _TICK_NS)
+                except (OSError, PathNotWatchable) as unreadable:
+                    raise GenerationUnsound(f"the watched paths can not be read: {unreadable}") from unreadable
+
+    def _recognize(self, manifest: Manifest, *, changed_before_ns: int | None) -> None:
+        self._found = None
+        files = self._walker.walk().files
+        # Who moves a folder changes nothing about the files in it.
+        unsure = set() if changed_before_ns is None else self._walker.folders_changed_since(changed_before_ns)
+        for key, signature in files.items():
+            entry = manifest.file(key)
+            if entry is None or (entry.size, entry.mtime_ns) != (signature.size, signature.mtime_ns):
+                continue
+            # Unlike the modification time, no program can set the change time back.
+            if changed_before_ns is None or (signature.ctime_ns < changed_before_ns and key.parent not in unsure):
+                self._known[key] = _Known(signature, entry, trusted=True)
 
 
 class _Sent:
