@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spot_optimizer.api.callers import as_context, caller_of
+from spot_optimizer.control import issuing
 from spot_optimizer.domain import tokens
-from spot_optimizer.domain.tokens import Caller, OperatorRole, Presented, TokenKind
-from spot_optimizer.errors import Forbidden, TokenInvalid
+from spot_optimizer.domain.tokens import Caller, OperatorRole, Presented, Token, TokenKind
+from spot_optimizer.domain.writes import Transaction
+from spot_optimizer.errors import ConditionFailed, Forbidden, TokenInvalid
+from tests import builders
 from tests.builders import NOON
 
 SECRETS = st.text("0123456789abcdef", min_size=32, max_size=64)
@@ -132,3 +135,19 @@ def test_the_authorizers_context_carries_the_whole_caller(caller: Caller) -> Non
 def test_without_the_authorizers_word_nobody_calls(authorizer: object) -> None:
     with pytest.raises(TokenInvalid):
         caller_of({"requestContext": {"authorizer": authorizer}})
+
+
+class Overtaken:
+    """Implements `TokenRecords`: whatever is read was changed before it is written."""
+
+    def token(self, token_id: str) -> Token:
+        return builders.a_token(token_id=token_id, kind=TokenKind.OPERATOR, role=OperatorRole.ADMIN)
+
+    def commit(self, transaction: Transaction) -> None:
+        raise ConditionFailed(f"'{transaction.name}' was refused: {transaction.changes[0].only_if}")
+
+
+def test_a_rotation_that_was_overtaken_says_so_and_nothing_of_the_secret() -> None:
+    with pytest.raises(ConditionFailed, match="token tok-1 was rotated, or revoked") as refused:
+        issuing.rotate(Overtaken(), "tok-1", secret="new" * 20, now=NOON)
+    assert builders.a_token().secret_hash not in str(refused.value)

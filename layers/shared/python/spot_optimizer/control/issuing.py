@@ -77,7 +77,13 @@ def rotate(records: TokenRecords, token_id: str, *, secret: str, now: datetime) 
             f"a token of kind '{token.kind}' can not be rotated; revoke it, and its instance must register anew"
         )
     presented = Presented(token.kind, token_id, secret)
-    records.commit(tokens.rotate(token, presented, now=now))
+    try:
+        records.commit(tokens.rotate(token, presented, now=now))
+    except ConditionFailed:
+        # What the condition was names the old secret's hash, which is nobody's business.
+        raise ConditionFailed(
+            f"token {token_id} was rotated, or revoked, at the same moment; look which, and rotate it again if need be"
+        ) from None
     return _known(records, token_id), presented
 
 
