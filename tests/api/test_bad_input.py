@@ -14,6 +14,7 @@ from spot_optimizer.domain.agents import HandoverState, InstanceRole
 from spot_optimizer.domain.replicas import ReplicaState, instance_values
 from spot_optimizer.domain.tokens import OperatorRole, Presented, TokenKind
 from spot_optimizer.domain.writes import Change, Table, Transaction
+from spot_optimizer.errors import Throttled
 from tests import builders
 from tests.api.conftest import CERTIFICATE, KEY, PRIMARY, STANDBY, Answered, Http, Registration
 
@@ -88,6 +89,22 @@ class TestExpired:
         answer = http.call("GET", "/api/agents", token=expired)
         assert (answer.status, answer.problem) == (401, "TokenInvalid")
         assert "the token expired at" in answer.body["detail"]
+
+
+def test_where_it_can_not_be_told_who_calls_is_503_and_may_be_tried_again(
+    http: Http, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy:
+        """Implements as much of the tokens' rows as the authorizer asks."""
+
+        def token(self, token_id: str) -> None:
+            raise Throttled("DynamoDB asks to slow down; try again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wiring, "records", Busy)
+        answer = http.call("GET", "/api/agents", token=http.admin)
+    assert (answer.status, answer.problem) == (503, "ControlPlaneUnavailable")
+    assert answer.headers["retry-after"] == "1"
 
 
 # --- fields

@@ -9,7 +9,7 @@ from typing import Any
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.clients import Scope
 from spot_optimizer.domain.tokens import EXPECTED, Caller, OperatorRole, TokenKind
-from spot_optimizer.errors import AgentUnknown, ClientUnknown, Forbidden, TokenInvalid
+from spot_optimizer.errors import AgentUnknown, ClientUnknown, ControlPlaneUnavailable, Forbidden, TokenInvalid
 
 
 def as_context(caller: Caller) -> dict[str, str]:
@@ -32,9 +32,12 @@ def caller_of(event: Mapping[str, Any]) -> Caller:
 
     Raises:
         TokenInvalid: No valid token was presented.
+        ControlPlaneUnavailable: Whether one was could not be told.
     """
     authorizer = event.get("requestContext", {}).get("authorizer") or {}
     context = authorizer.get("lambda") or {}
+    if "unavailable" in context:
+        raise ControlPlaneUnavailable(f"who calls can not be told now: {context['unavailable']}")
     if "kind" not in context:
         raise TokenInvalid(str(context.get("problem") or f"no token was presented; {EXPECTED}"))
     role = context.get("role")

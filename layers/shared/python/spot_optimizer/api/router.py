@@ -17,7 +17,7 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import (
 from spot_optimizer.api import problems
 from spot_optimizer.api.callers import caller_of
 from spot_optimizer.domain.tokens import Caller
-from spot_optimizer.errors import SpotOptimizerError, TokenInvalid
+from spot_optimizer.errors import ControlPlaneUnavailable, SpotOptimizerError, TokenInvalid
 from spot_optimizer.wiring import logger
 
 JSON = "application/json"
@@ -57,7 +57,7 @@ class Router(APIGatewayHttpResolver):
         if event.get("rawPath") not in self.open_paths:
             try:
                 caller_of(event)
-            except TokenInvalid as error:
+            except (TokenInvalid, ControlPlaneUnavailable) as error:
                 status, document, headers = problems.problem_of(error, request_id=_request_id(event))
                 return _raw(status, document, headers)
         return self.resolve(event, context)
