@@ -240,6 +240,8 @@ class Snapshots:
                 return True  # it changed while another generation was read: look again
             if not self._quiesce():
                 return False
+            if self._held is not None and self._chain is not None:
+                self._recognize(self._held, self._chain)
             generation = self._source.take(
                 self._next_number(),
                 epoch=situation.epoch,
@@ -263,6 +265,13 @@ class Snapshots:
                 log.warning("a snapshot was not taken", extra={"error": str(error)})
                 return False
         return self._upload(spooled)
+
+    def _recognize(self, held: Manifest, chain: Chain) -> None:
+        """After a restart of this agent: not all of the state has to be read again."""
+        try:
+            self._source.recognize(held, as_of=chain.taken_at)
+        except GenerationUnsound as error:  # reading says so as well
+            log.info("the files are not recognized", extra={"error": str(error)})
 
     def _upload(self, spooled: Spooled) -> bool:
         for start in range(0, len(spooled.parts), _PARTS_AT_ONCE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import threading
@@ -15,6 +16,7 @@ from spot_agent.control_plane import ControlPlane
 from spot_agent.restoring import fetch_and_restore
 from spot_agent.snapshots import Situation, Snapshots
 from spot_agent.sync.errors import StorageFailed
+from spot_agent.sync.frames import PREFIX
 from spot_agent.sync.generations import GenerationStore
 from spot_agent.sync.paths import WatchedPaths
 from spot_agent.sync.source import GenerationSource
@@ -197,6 +199,23 @@ def test_what_was_measured_is_known_after_a_restart(primary: Primary, cloud: Clo
     assert after is not None
     assert measured.bytes_per_second is not None
     assert (after.state_bytes, after.bytes_per_second) == (measured.state_bytes, measured.bytes_per_second)
+
+
+def test_a_restarted_primary_reads_only_what_changed_since_its_last_snapshot(primary: Primary, cloud: Cloud) -> None:
+    primary.fill()
+    (primary.here / "other").write_bytes(b"other")
+    time.sleep(0.1)
+    primary.run()
+    wait_until(lambda: cloud.rows)
+    primary.close()
+    so_far = len(cloud.rows)
+    (primary.here / "other").write_bytes(b"OTHER")
+    primary.run()
+    wait_until(lambda: len(cloud.rows) > so_far)
+
+    delta = cloud.bucket.objects[cloud.rows[so_far].snapshot_id]
+    length, _ = PREFIX.unpack_from(delta)
+    assert json.loads(delta[PREFIX.size : PREFIX.size + length])["total"] == len(b"OTHER")
 
 
 def test_the_last_one_is_taken_once_and_says_that_it_was_frozen(primary: Primary, cloud: Cloud) -> None:
