@@ -8,6 +8,7 @@ The parts, from the disk to the wire:
 - `source` (primary) turns the difference between two manifests into a stream of frames.
 - `frames` and `channel` carry frames over TLS that is pinned on both sides.
 - `generations` (standby) receives it into a journal and commits it in one step; `apply` then changes the image.
+- `room` bounds the memory that a peer's lists may take.
 - `link` joins it all: `PrimaryLink` on one side, `StandbyListener` on the other.
 
 What the rest of the agent needs:

@@ -73,7 +73,7 @@ class GenerationStore:
         self._applying = threading.RLock()
         self._state = threading.Lock()
         self._committing = threading.Lock()
-        self._incoming: Incoming | None = None
+        self._incoming: str | None = None
         self._generation: Generation | None = None
         self._manifest: Manifest | None = None
         self._pending: tuple[Delta, Manifest | None, bool] | None = None
@@ -202,7 +202,7 @@ class GenerationStore:
                 self, self._folder / "incoming", self._watched, self._staging, announced, base, manifest, room
             )
         with self._committing:
-            self._incoming = incoming
+            self._incoming = incoming.token
         return incoming
 
     def give_up_incoming(self) -> None:
@@ -297,10 +297,10 @@ class GenerationStore:
 
     # --- for Incoming ------------------------------------------------------------------------------------------------
 
-    def commit(self, incoming: Incoming, delta: Delta, result: Manifest) -> Generation:
+    def commit(self, delta: Delta, result: Manifest) -> Generation:
         """Make a received generation the current one, in one durable step."""
         with self._applying, self._committing:
-            if self._released or self._incoming is not incoming:
+            if self._released or self._incoming != delta.staging:
                 raise GenerationRefused("this instance is no longer a standby", reason="stale")
             (self._folder / "incoming").rename(self._folder / "committed")
             sync_folder(self._folder)
@@ -459,7 +459,11 @@ class _StagedFile:
 
 
 class Incoming:
-    """A generation being received. Call `drop` or `commit` at the end; not thread-safe."""
+    """A generation being received. Call `drop` or `commit` at the end; not thread-safe.
+
+    Attributes:
+        token: Of this one alone; names its folder in the staging folders.
+    """
 
     def __init__(
         self,
@@ -482,7 +486,7 @@ class Incoming:
         self._announced = announced
         self._base = base
         self._held = held if base is not None and held is not None else EMPTY
-        self._token = secrets.token_hex(8)
+        self.token = secrets.token_hex(8)
         self._staged: dict[Key, _StagedFile] = {}
         self._changed: dict[Key, PartialHashes] = {}
         self._listed: dict[Key, Listed] = {}
@@ -493,7 +497,7 @@ class Incoming:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
         for place in staging:
-            (place.folder / self._token).mkdir(mode=0o700, parents=True)
+            (place.folder / self.token).mkdir(mode=0o700, parents=True)
         self._journal: BinaryIO = (folder / "journal").open("wb")
         self._dropped = False
 
@@ -576,9 +580,9 @@ class Incoming:
                 total_bytes=result.total_bytes,
             )
             inside = tuple(place.inside for place in self._staging)
-            delta = Delta(generation, self._base, self._token, inside, listed, tuple(sorted(self._removed)))
+            delta = Delta(generation, self._base, self.token, inside, listed, tuple(sorted(self._removed)))
             self._make_durable(delta)
-            self._store.commit(self, delta, result)
+            self._store.commit(delta, result)
             self._dropped = True
             return generation
 
@@ -591,7 +595,7 @@ class Incoming:
             self._dropped = True
             shutil.rmtree(self._folder, ignore_errors=True)
             for place in self._staging:
-                shutil.rmtree(place.folder / self._token, ignore_errors=True)
+                shutil.rmtree(place.folder / self.token, ignore_errors=True)
 
     def _stage(self, group: Blocks) -> None:
         if group.key in self._changed:
@@ -633,7 +637,7 @@ class Incoming:
         if self._open_file is not None and self._open_file[0] == key:
             return self._open_file[1]
         self._close_file()
-        path = self._staging[key.root].folder / self._token / str(staged.number)
+        path = self._staging[key.root].folder / self.token / str(staged.number)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self._open_file = key, descriptor
         return descriptor
@@ -704,7 +708,7 @@ class Incoming:
         return form
 
     def _finish_staged(self, key: Key, staged: _StagedFile, entry: Entry) -> None:
-        path = self._staging[key.root].folder / self._token / str(staged.number)
+        path = self._staging[key.root].folder / self.token / str(staged.number)
         if path.stat().st_size != entry.size:
             os.truncate(path, entry.size)
         if os.geteuid() == 0:
@@ -715,7 +719,7 @@ class Incoming:
     def _link_moved(self, former: Key) -> int:
         """Give a file that moves a second name in staging, so that its place may be taken before it gets its own."""
         number = self._next_number()
-        target = self._staging[former.root].folder / self._token / str(number)
+        target = self._staging[former.root].folder / self.token / str(number)
         with Folders(self._watched.roots[former.root]) as folders:
             folder, name = folders.holding(former)
             os.link(name, target, src_dir_fd=folder, follow_symlinks=False)
@@ -734,7 +738,7 @@ class Incoming:
 
     def _make_durable(self, delta: Delta) -> None:
         for number, place in enumerate(self._staging):
-            folder = place.folder / self._token
+            folder = place.folder / self.token
             new = [str(each.staged) for each in delta.listed if each.key.root == number and each.staged is not None]
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
