@@ -299,8 +299,8 @@ class AgentProcess:
                 self.world.invariants.check_thaw(self.instance_id, ended)
                 self._rest(resting=False)
                 self._serving.thaw(new_epoch)
-            case SetFence(deadline):
-                self._serving.fence(epoch, deadline)
+            case SetFence(deadline, hold_at):
+                self._serving.fence(epoch, deadline, hold_at)
             case Connect(peer):
                 self._connect_to(peer, epoch)
             case Listen(peer):

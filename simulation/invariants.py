@@ -14,7 +14,7 @@ from simulation.ledger import PROMISED_INTERVALS
 from simulation.tables import Row, RowWritten
 from simulation.tasks import Invocation, current
 from spot_optimizer.domain import switching
-from spot_optimizer.domain.agents import HandoverState, InstanceRole
+from spot_optimizer.domain.agents import FAIL_OVER, HandoverState, InstanceRole
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.lease import CLOCK_DRIFT, LEASE_SECONDS
 from spot_optimizer.domain.pauses import ALL
@@ -225,6 +225,22 @@ class Invariants:
         demand(since_notice < 10.0, "a sweep leaves to AWS what AWS takes", "%s is noticed", instance_id)
         ended = self._swept[current()] = self._swept.get(current(), 0) + 1
         demand(ended <= MOST_SWEPT, "a sweep never ends many things", "this is number %d", ended)
+
+    def unconcluded(self) -> list[str]:
+        """Promotions of which it is not on record what came of them, with the signal that they answered."""
+        rows = self._world.tables.rows
+        found = []
+        for (_, switch_id), switch in rows[Table.SWITCHES].items():
+            answered = (FAIL_OVER, switch["from_instance_id"], switch["epoch"] - 1)
+            concluded = [
+                row
+                for row in rows[Table.INTERRUPTIONS].values()
+                if (row["response_action"], row["instance_id"], row.get("epoch")) == answered
+                and (row.get("failover_completed") or row.get("failure"))
+            ]
+            if not concluded or "steps" not in switch:
+                found.append(f"the failover that led to {switch_id} is not concluded")
+        return found
 
     # --- the lives of rows ---
 
@@ -642,7 +658,7 @@ class Invariants:
         if before is not None:
             changed = {key for key in after if after.get(key) != before.get(key)}
             demand(
-                (changed <= {"served_at", "rto_seconds", "rpo_bytes", "steps"} and "served_at" not in before)
+                (changed <= {"served_at", "rto_seconds", "rpo_bytes", "steps"} and "steps" not in before)
                 or (changed == {"old_primary"} and "old_primary" not in before),
                 "one switch per epoch",
                 "%s",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulation.kernel import Violation
+from spot_optimizer.domain.agents import Switch
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.primary import LAG_GRACE_SECONDS
 
@@ -58,6 +59,9 @@ class Ledger:
             return
         self._written_at = now
         for machine in serving:
+            if machine.workload.is_held:
+                self._world.reach("held")
+                continue
             log = machine.disk.log
             if log is None:
                 raise Violation("no empty state", f"{machine.instance_id} serves and has no state")
@@ -84,7 +88,7 @@ class Ledger:
             return
         if missing:
             self._judge_by_snapshot(missing, agent.handover_snapshot_id, switch.basis)
-            self._judge(missing, switch.basis, switch.rpo_breached, switch.from_instance_id, switch.rpo_seconds or 0.0)
+            self._judge(missing, switch)
             for write in missing:
                 del self.acknowledged[write.number]
             self.lost += missing
@@ -122,30 +126,33 @@ class Ledger:
                 f"promotion on {basis} lost {len(kept)} writes that snapshot {snapshot_id} has",
             )
 
-    def _judge(
-        self, missing: list[Acknowledged], basis: str, breach_recorded: bool, from_instance_id: str, rpo: float
-    ) -> None:
-        world = self._world
-        first = missing[0]
+    def _judge(self, missing: list[Acknowledged], switch: Switch) -> None:
+        world, basis = self._world, switch.basis
+        first, recorded = missing[0], switch.rpo_seconds or 0.0
         if basis == Basis.FINAL_GENERATION:
             raise Violation(
                 "no write is lost in a handover",
                 f"{len(missing)} acknowledged writes, the first at {first.at:.3f}, are not in the final generation",
             )
         if basis == Basis.SNAPSHOT:
-            if not breach_recorded:
+            if not switch.rpo_breached:
                 raise Violation("a loss is bounded or recorded", f"a snapshot lost {len(missing)} writes, recorded 0")
             return
-        # What came after the primary was last heard is bounded by the lease, which has its own invariant.
-        served_at = self.last_served_at.get(from_instance_id, first.at)
-        window = min(world.last_heard_at.get(from_instance_id, 0.0), served_at) - first.at
-        world.note_loss(served_at - first.at)
+        served_at = self.last_served_at.get(switch.from_instance_id, first.at)
+        lost = served_at - first.at
+        world.note_loss(lost)
+        if switch.lag_seconds is not None and lost > recorded:
+            raise Violation(
+                "what is recorded as lost is the most that can be",
+                f"promotion on {basis} lost {lost:.3f} s of writes, recorded {recorded:.3f}",
+            )
+        window = min(world.last_heard_at.get(switch.from_instance_id, 0.0), served_at) - first.at
         promised = PROMISED_INTERVALS * world.tables.agent(world.agent_id).sync_interval_seconds + LAG_GRACE_SECONDS
-        if window > promised and not breach_recorded:
+        if window > promised and not switch.rpo_breached:
             raise Violation(
                 "a loss is bounded or recorded",
                 f"promotion on {basis} lost {window:.2f} s of writes before the primary fell silent, promised are "
-                f"{promised:.2f}, recorded {rpo:.2f}",
+                f"{promised:.2f}, recorded {recorded:.2f}",
             )
 
     def check_history(self, log: list[int]) -> None:

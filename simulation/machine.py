@@ -103,6 +103,7 @@ class Workload:
         running: Some process of it lives.
         frozen: It acknowledges nothing.
         paused: Its processes are stopped (SIGSTOP).
+        hold_at: From when on the fence holds it, by the boot clock.
         serves_since: When it last began to acknowledge writes; for histories.
     """
 
@@ -114,6 +115,7 @@ class Workload:
         self.frozen = False
         self.paused = False
         self.deadline: float | None = None
+        self.hold_at: float | None = None
         self._run = 0
         self._fence_armed = False
         self.emit: Callable[[Event], None] = lambda _: None
@@ -121,8 +123,18 @@ class Workload:
 
     @property
     def serves(self) -> bool:
-        """Whether a client's write would be acknowledged at this moment."""
+        """Whether a client's write would be acknowledged at this moment, but for the hold.
+
+        No promotion rests on the hold, so what must not happen while somebody serves must not happen while he is held.
+        """
         return self.running and not self.frozen and not self.paused
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the fence holds it, which it does as late as its promise allows."""
+        if not self.running or self.hold_at is None:
+            return False
+        return self._machine.boot_clock >= self.hold_at + lease.FENCE_LATENCY_SECONDS
 
     def start(self, epoch: int, deadline: float | None) -> str | None:
         """Start a run; why not, if that is refused."""
@@ -134,14 +146,15 @@ class Workload:
             return "the deadline has passed"
         self._run += 1
         self.running, self.epoch, self.frozen, self.paused, self.deadline = True, epoch, False, False, deadline
+        self.hold_at = None
         self._kernel.tell(self._machine.instance_id, "WORKLOAD SERVES under epoch %s", epoch)
         self._arm()
         self.on_serving_changed(self._machine)
         return None
 
-    def move_fence(self, epoch: int, deadline: float | None) -> None:
+    def move_fence(self, epoch: int, deadline: float | None, hold_at: float | None) -> None:
         if self.running and epoch == self.epoch:
-            self.deadline = deadline
+            self.deadline, self.hold_at = deadline, hold_at
             self._arm()
 
     def freeze(self) -> None:
@@ -217,7 +230,7 @@ class Serving:
         self._current = 0
         self._busy = False
         self._closed = False
-        self._fence: tuple[int, float | None] = (self._workload.epoch, self._workload.deadline)
+        self._fence = (self._workload.epoch, self._workload.deadline, self._workload.hold_at)
 
     def close(self) -> None:
         """The agent is gone; what it had begun is not finished."""
@@ -227,9 +240,9 @@ class Serving:
     def remember(self, **changes: Any) -> None:
         self._machine.disk.memory = replace(self._machine.disk.memory, **changes)
 
-    def fence(self, epoch: int, deadline: float | None) -> None:
-        self._fence = (epoch, deadline)
-        self._workload.move_fence(epoch, deadline)
+    def fence(self, epoch: int, deadline: float | None, hold_at: float | None) -> None:
+        self._fence = (epoch, deadline, hold_at)
+        self._workload.move_fence(epoch, deadline, hold_at)
 
     def start(self, epoch: int, *, restore: bool) -> None:
         self._add("start", lambda turn: self._start(turn, epoch, restore=restore))
@@ -292,6 +305,7 @@ class Serving:
             return
         self.remember(frozen=False)
         refusal = self._workload.start(epoch, self._fence[1] if self._fence[0] == epoch else None)
+        self._workload.move_fence(*self._fence)
         if refusal is not None:
             self._done(WorkloadStopped(refusal))
         elif self._start_fails():
@@ -310,7 +324,7 @@ class Serving:
     def _report_health(self, turn: int, epoch: int, began: float) -> None:
         if not self._workload.running or self._workload.epoch != epoch:
             self._done()  # it ended, and that was told
-        elif self._workload.serves:
+        elif self._workload.serves and not self._workload.is_held:
             self._done(WorkloadRunning(epoch))
         elif self._kernel.now - began > 20.0:
             self._later(turn, self._kernel.soon(0.3), self._end_run, "it is not healthy")
@@ -328,6 +342,8 @@ class Serving:
         if self._workload.paused:
             # Its hook hangs with it: it is stopped instead.
             self._end_run("it can not be frozen")
+        elif self._workload.is_held:
+            self._later(turn, 0.5, self._frozen, turn, handover_id)
         elif self._workload.running:
             self._workload.freeze()
             self._later(turn, self._kernel.soon(0.02), self._tell_frozen, handover_id)

@@ -319,7 +319,8 @@ class World:
         instances = self.ec2.instances
         running = [e.name for e in self.step_functions.executions.values() if e.ended_at is None]
         if agent.lost:
-            return self._left_of_what_is_lost(agent) + [f"{name} runs" for name in running] + self._unowned(agent)
+            wrong += [f"{name} runs" for name in running] + self.invariants.unconcluded()
+            return self._left_of_what_is_lost(agent) + wrong + self._unowned(agent)
         primary = instances[agent.primary_instance_id]
         if not primary.machine.alive:
             wrong.append(f"the primary {agent.primary_instance_id} is dead")
@@ -340,7 +341,7 @@ class World:
             holder = instances.get(replica.instance_id or "")
             if holder is not None and (not holder.machine.alive or holder.going_at is not None):
                 wrong.append(f"the instance of replica {replica.replica_id} is dead or going")
-        wrong += [f"{name} runs" for name in running]
+        wrong += [f"{name} runs" for name in running] + self.invariants.unconcluded()
         return wrong + self._unowned(agent)
 
     def _left_of_what_is_lost(self, agent: Agent) -> list[str]:

@@ -1,4 +1,4 @@
-"""The fence: ends the workload when its deadline passes, whatever else hangs, stops or dies.
+"""The fence: holds the workload, and ends it when its deadline passes, whatever else hangs, stops or dies.
 
 Each run of the workload is owned by a *keeper*, a process that does nothing but own it: the supervisor forks it, and it
 starts the command in a process group of its own. The keeper ends the run when
@@ -7,6 +7,9 @@ starts the command in a process group of its own. The keeper ends the run when
 * its channel to the supervisor closes: the supervisor died,
 * it is asked to,
 * the command exits: what it left behind must not go on serving.
+
+From an earlier moment on, if nobody moves that, the keeper *holds* the run: every process of it is stopped (SIGSTOP),
+and continues when the moment is moved. A process that is stopped acknowledges nothing.
 
 The keeper is the subreaper of everything the command starts, so a descendant that changed its group or session is found
 and killed as well. The supervisor holds the same deadline a moment later, so that a stopped keeper does not save the
@@ -72,10 +75,12 @@ class DeadlineTimer:
         at = 0.0 if deadline is None else max(deadline, 1e-9)  # zero would disarm
         os.timerfd_settime(self._descriptor, flags=os.TFD_TIMER_ABSTIME, initial=at)
 
-    def clear(self) -> None:
-        """Take note that the moment came, so that the descriptor is quiet again."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._descriptor, 8)
+    def clear(self) -> bool:
+        """Take note that the moment came, so that the descriptor is quiet again; False if it has not, or was moved."""
+        try:
+            return bool(os.read(self._descriptor, 8))
+        except BlockingIOError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +128,12 @@ class Keeper:
         """Move the deadline."""
         self._tell({"fence": deadline})
 
+    def hold(self, at: float | None) -> None:
+        """Move the moment from which on the run is held; one that is held, and now is not to be, continues."""
+        self._tell({"hold": at})
+
     def stop(self, grace_seconds: float) -> None:
-        """End the run: SIGTERM, and SIGKILL after the grace."""
+        """End the run: SIGTERM, and SIGKILL after the grace; at once if it is held, for it can do nothing with it."""
         self._tell({"stop": grace_seconds})
 
     def ending(self) -> Ending | None:
@@ -161,6 +170,7 @@ class _KeeperLoop:
         self._received = b""
         self._reason: EndReason = "exited"
         self._code: int | None = None
+        self._held: set[int] | None = None
 
     def run(self) -> NoReturn:
         status = 1
@@ -178,20 +188,24 @@ class _KeeperLoop:
         os.closerange(self._channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         children_changed = _wake_on_child_signals()
         spare = _prefer_self()
-        timer, grace = DeadlineTimer(), DeadlineTimer()
+        timer, hold, grace = DeadlineTimer(), DeadlineTimer(), DeadlineTimer()
         timer.set(self._launch.deadline)
         workload = self._start(spare)
         waiting = selectors.DefaultSelector()
-        for source in (self._channel, children_changed, timer, grace):
+        for source in (self._channel, children_changed, timer, hold, grace):
             waiting.register(source, selectors.EVENT_READ)
         while not self._reaped(workload):
             ready = {key.fileobj for key, _ in waiting.select()}
             if timer in ready:
                 self._reason = "fenced"
                 break
-            if grace in ready or (self._channel in ready and not self._obey(workload, timer, grace)):
+            if grace in ready or (self._channel in ready and not self._obey(workload, timer, hold, grace)):
                 self._reason = "stopped"
                 break
+            if hold in ready and hold.clear():
+                if self._reason == "stopped":
+                    break
+                self._hold()
             if children_changed in ready:
                 children_changed.recv(4096)
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -220,7 +234,7 @@ class _KeeperLoop:
         process.returncode = 0  # reaped below, with everybody else's orphans
         return process.pid
 
-    def _obey(self, workload: int, timer: DeadlineTimer, grace: DeadlineTimer) -> bool:
+    def _obey(self, workload: int, timer: DeadlineTimer, hold: DeadlineTimer, grace: DeadlineTimer) -> bool:
         """Do what the supervisor says; False when it said nothing because it died."""
         received = self._channel.recv(4096)
         *lines, self._received = (self._received + received).split(b"\n")
@@ -228,13 +242,35 @@ class _KeeperLoop:
             order = json.loads(line)
             if "fence" in order:
                 timer.set(order["fence"])
+            if "hold" in order:
+                hold.set(order["hold"])
+                if self._held is not None and (order["hold"] is None or order["hold"] > boot_clock()):
+                    self._let_go()
             if "stop" in order:
                 self._reason = "stopped"
-                grace.set(boot_clock() + order["stop"])
+                grace.set(boot_clock() + (order["stop"] if self._held is None else 0.0))
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(workload, signal.SIGTERM)
-                    os.killpg(workload, signal.SIGCONT)  # a stopped process does not see SIGTERM
+                    if self._held is None:
+                        os.killpg(workload, signal.SIGCONT)  # a stopped process does not see SIGTERM
         return bool(received)
+
+    def _hold(self) -> None:
+        """Stop every process of the run; one that is born meanwhile is found in the next round.
+
+        What somebody else has stopped stays as it is afterwards: that may be how the workload was frozen.
+        """
+        seen: set[int] = set()
+        self._held = set() if self._held is None else self._held
+        while born := set(descendants(os.getpid())) - seen:
+            running = {pid for pid in born if not _is_stopped(pid)}
+            send(running, signal.SIGSTOP)
+            self._held |= running
+            seen |= born
+
+    def _let_go(self) -> None:
+        held, self._held = self._held or set(), None
+        send(held.intersection(descendants(os.getpid())), signal.SIGCONT)
 
     def _reaped(self, workload: int) -> bool:
         """Reap whoever died; True when the command itself did."""
@@ -277,9 +313,14 @@ def end_all_children() -> Iterator[tuple[int, int]]:
 
 def end(pids: Iterable[int]) -> None:
     """SIGKILL each of them; those already gone, or not ours to kill, are passed over."""
+    send(pids, signal.SIGKILL)
+
+
+def send(pids: Iterable[int], signal_number: signal.Signals) -> None:
+    """Signal each of them; those already gone, or not ours to signal, are passed over."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal_number)
 
 
 def descendants(root: int) -> tuple[int, ...]:
@@ -315,6 +356,13 @@ def _children_by_search(parent: int) -> tuple[int, ...]:
                 if int((process / "stat").read_bytes().rpartition(b")")[2].split()[1]) == parent:
                     found.append(int(process.name))
     return tuple(found)
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _has_children() -> bool:

@@ -14,7 +14,7 @@ from spot_agent.journal import Journal, Memory
 from spot_agent.settings import SettingRefused, Settings
 from spot_agent.workload import WorkloadStatus
 from spot_optimizer.domain.orders import Role
-from spot_optimizer.domain.primary import Primary, Workload
+from spot_optimizer.domain.primary import NEVER, Primary, Workload
 from spot_optimizer.domain.protocol import GenerationCommitted
 from spot_optimizer.domain.retired import Retired
 from spot_optimizer.domain.standby import Standby
@@ -112,6 +112,8 @@ def resume(
             workload=workload,
             restore=held is not None and memory.restored_epoch != epoch,
             readiness=memory.readiness,
+            # The fence keeps it: the process before had this lease, of the replica that may be ready.
+            lease_until=status.deadline if workload is not Workload.STOPPED and status.deadline is not None else NEVER,
         )
     if memory.role == Role.STANDBY and memory.replica_id is not None:
         return Standby(

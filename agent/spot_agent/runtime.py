@@ -259,8 +259,8 @@ class Runtime:
             case Thaw(new_epoch):
                 shipper.rest(resting=False)
                 serving.thaw(new_epoch)
-            case SetFence(deadline):
-                serving.fence(epoch, deadline)
+            case SetFence(deadline, hold_at):
+                serving.fence(epoch, deadline, hold_at=hold_at)
 
     def _perform_on_link(self, action: Connect | Listen | Disconnect | ShipFinal, epoch: int) -> None:
         receiver, shipper = self._parts.receiver, self._parts.shipper

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from spot_agent.fence import boot_clock
 from spot_agent.hooks import Cancellation, HookRunner
 from spot_agent.settings import Hooks
 from spot_agent.workload import (
+    HoldWorkload,
     LookAtWorkload,
     MoveFence,
     Order,
@@ -26,6 +28,7 @@ from spot_optimizer.errors import SpotOptimizerError
 log = logging.getLogger(__name__)
 
 _HEALTH_PAUSE_SECONDS: Final = 0.02
+_HOLD_PAUSE_SECONDS: Final = 0.05
 _HEALTH_WATCH_SECONDS: Final = 5.0
 _STOP_GRACE_SECONDS: Final = 10.0
 
@@ -99,6 +102,8 @@ class Serving:
         self._current: _Task | None = None
         self._fencing = threading.Lock()
         self._fence = MoveFence(0, None)
+        self._hold = HoldWorkload(0, None)
+        self._let_go_at = float("-inf")
         self._frozen = False
         self._healthy = False
         self._closed = False
@@ -143,11 +148,21 @@ class Serving:
         """Let it serve again; emits `WorkloadRunning` or `WorkloadStopped`."""
         self._add("thaw", lambda cancellation: self._thaw(epoch, cancellation))
 
-    def fence(self, epoch: int, deadline: float | None) -> None:
-        """Have the supervisor kill the run of this epoch at this moment, whatever becomes of the agent; None: never."""
+    def fence(self, epoch: int, deadline: float | None, *, hold_at: float | None = None) -> None:
+        """Have the supervisor hold, and kill, the run of this epoch, whatever becomes of the agent.
+
+        Args:
+            epoch: If it does not run, a start under it takes this along.
+            deadline: It is killed then (CLOCK_BOOTTIME); None: never.
+            hold_at: Every process of it is stopped from then on, until this is called again; None: never.
+        """
         with self._fencing:
             self._fence = MoveFence(epoch, deadline)
-            self._order(self._fence)  # refused if it does not run; a start under that epoch takes it along
+            if self._is_held:
+                self._let_go_at = boot_clock()
+            self._hold = HoldWorkload(epoch, hold_at)
+            self._order(self._fence)
+            self._order(self._hold)
 
     def quiesce(self) -> bool:
         """Make the watched paths sound to read; on the caller's thread, beside whatever else is going on."""
@@ -200,7 +215,8 @@ class Serving:
                 self._healthy = False
                 log.info("workload ended", extra={"epoch": status.epoch, "reason": status.ended, "code": status.code})
                 self._emit(WorkloadStopped(str(status.ended)))
-            if status.refusal is not None and status.answers != name_of(self._fence):
+            expected = (name_of(self._fence), name_of(self._hold))
+            if status.refusal is not None and status.answers not in expected:
                 log.warning("the supervisor refused an order", extra={"refusal": status.refusal})
             self._changed.notify_all()
 
@@ -249,8 +265,11 @@ class Serving:
         environment = self._environment(epoch)
         self._note_frozen(frozen=False)
         with self._fencing:  # a deadline that is moved meanwhile must reach this run
-            deadline = self._fence.deadline if self._fence.epoch == epoch else None
+            fenced = self._fence.epoch == epoch
+            deadline = self._fence.deadline if fenced else None
             self._order(StartWorkload(epoch, self._hooks.start, environment, deadline))
+            if fenced:
+                self._order(self._hold)
         with self._changed:
             self._changed.wait_for(lambda: self._start_answers or self._closed)
             return self._start_answers[-1].refusal if self._start_answers else "the agent ends"
@@ -280,7 +299,7 @@ class Serving:
         if self._hooks.freeze is not None:
             began = time.monotonic()
             self._note_frozen(frozen=True)
-            if self._run("freeze", self._hooks.freeze, self._epoch, cancellation):
+            if self._run_unheld("freeze", self._hooks.freeze, cancellation):
                 with self._changed:  # once it has ended, that has been emitted
                     if self.running:
                         log.info("workload frozen", extra={"seconds": round(time.monotonic() - began, 3)})
@@ -346,6 +365,22 @@ class Serving:
             quiet=quiet,
         )
         return outcome.succeeded
+
+    def _run_unheld(self, name: str, command: str, cancellation: Cancellation) -> bool:
+        """Run a hook that needs the workload to answer: not while it is held, and again if it was held meanwhile."""
+        while True:
+            while self._is_held and self.running:
+                if cancellation.wait(_HOLD_PAUSE_SECONDS):
+                    return False
+            began = boot_clock()
+            succeeded = self._run(name, command, self._epoch, cancellation)
+            was_held = self._is_held or self._let_go_at >= began
+            if not was_held or not self.running or cancellation.wait():
+                return succeeded
+
+    @property
+    def _is_held(self) -> bool:
+        return self._hold.at is not None and boot_clock() >= self._hold.at
 
     def _note_frozen(self, *, frozen: bool) -> None:
         if frozen != self._frozen:

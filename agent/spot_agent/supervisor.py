@@ -34,6 +34,7 @@ from spot_agent.fence import (
 )
 from spot_agent.workload import (
     SUPERVISOR_DESCRIPTOR,
+    HoldWorkload,
     LookAtWorkload,
     MoveFence,
     Order,
@@ -230,6 +231,10 @@ class Supervisor:
                     return f"epoch {epoch} does not run"
                 self._keeper.fence(deadline)
                 self._expect_fence(deadline)
+            case HoldWorkload(epoch, at):
+                if self._keeper is None or epoch != self._status.epoch:
+                    return f"epoch {epoch} does not run"
+                self._keeper.hold(at)
             case LookAtWorkload():
                 pass
         return None

@@ -1,7 +1,7 @@
 """What agent and supervisor say to each other about the workload: one JSON object per line, over an inherited socket.
 
-The agent orders (`start`, `stop`, `fence`, `look`), the supervisor answers every order, and every change, with the
-whole status: an agent that was restarted asks once and knows what runs and under which epoch.
+The agent orders (`start`, `stop`, `fence`, `hold`, `look`), the supervisor answers every order, and every change, with
+the whole status: an agent that was restarted asks once and knows what runs and under which epoch.
 """
 
 import contextlib
@@ -66,15 +66,27 @@ class MoveFence:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldWorkload:
+    """Stop every process of the run of this epoch (SIGSTOP) at this moment (CLOCK_BOOTTIME), until it is moved.
+
+    An order of its own: a supervisor of the version before refuses it, and nothing else.
+    """
+
+    epoch: int
+    at: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LookAtWorkload:
     """Say how it is; also the agent's sign of life."""
 
 
-Order = StartWorkload | StopWorkload | MoveFence | LookAtWorkload
+Order = StartWorkload | StopWorkload | MoveFence | HoldWorkload | LookAtWorkload
 _ORDERS: Final[Mapping[str, Callable[..., Order]]] = {
     "start": StartWorkload,
     "stop": StopWorkload,
     "fence": MoveFence,
+    "hold": HoldWorkload,
     "look": LookAtWorkload,
 }
 _NAMES: Final[Mapping[Any, str]] = {kind: name for name, kind in _ORDERS.items()}

@@ -42,6 +42,7 @@ class InterruptionRow(Model):
     failure = UnicodeAttribute(null=True)
     rto_seconds = FloatAttribute(null=True)
     rpo_seconds = FloatAttribute(null=True)
+    lag_seconds = FloatAttribute(null=True)
     rpo_bytes = NumberAttribute(null=True)
     steps = JournalAttribute()
 

@@ -137,7 +137,17 @@ class StepAnswer(Answer):
 Rto = Annotated[
     float | None, Field(description="Seconds from the signal's publication to the new primary's passed health check.")
 ]
-RpoSeconds = Annotated[float | None, Field(description="How much of the old primary's time can be missing.")]
+RpoSeconds = Annotated[
+    float | None,
+    Field(
+        description="How much of the old primary's time is missing at most: what its standby was behind and, if it was "
+        "not heard any more, what it may have acknowledged until its fence held it."
+    ),
+]
+LagSeconds = Annotated[
+    float | None,
+    Field(description="How far behind the standby was when it last heard its primary; null if nobody can tell."),
+]
 RpoBytes = Annotated[int | None, Field(description="About how much that is; null if it was never measured.")]
 
 
@@ -158,6 +168,7 @@ class SwitchAnswer(Answer):
     served_at: Moment | None
     rto_seconds: Rto
     rpo_seconds: RpoSeconds
+    lag_seconds: LagSeconds
     rpo_bytes: RpoBytes
     rpo_breached: bool
     steps: tuple[StepAnswer, ...]
@@ -206,6 +217,7 @@ class InterruptionAnswer(Answer):
     failure: str | None
     rto_seconds: Rto
     rpo_seconds: RpoSeconds
+    lag_seconds: LagSeconds
     rpo_bytes: RpoBytes
     steps: tuple[StepAnswer, ...]
 

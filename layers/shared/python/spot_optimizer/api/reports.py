@@ -88,8 +88,8 @@ class FailoversAnswer(Answer):
     target_percent: float = Field(description="More than that is promised.")
     rto_p50_seconds: float | None
     rto_p99_seconds: float | None
-    with_loss: int = Field(description="How many of the completed lost anything at all.")
-    lost_seconds: float
+    with_loss: int = Field(description="How many of the completed may have lost anything at all.")
+    lost_seconds: float = Field(description="At most, of all of them.")
     longest_loss_seconds: float
     lost_bytes: int = Field(description="Of those of which it is known.")
     planned: int = Field(description="Handovers that were asked for; in none of the other numbers.")

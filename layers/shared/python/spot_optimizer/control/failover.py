@@ -6,26 +6,24 @@ epoch, or on both. Decisions that the machine branches on are returned under `de
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
-from spot_optimizer.control import former_primaries, replication, traffic
+from spot_optimizer.control import former_primaries, interruptions, replication, traffic
 from spot_optimizer.control.plane import DEAD_STATES, Plane, active_replica, proven_dead
-from spot_optimizer.control.signals import record_once
-from spot_optimizer.domain import claims, handover, timeline
+from spot_optimizer.domain import claims, handover
 from spot_optimizer.domain.agents import (
     Agent,
     Instance,
     InstanceRole,
-    Interruption,
     Switch,
     Urgency,
 )
 from spot_optimizer.domain.handover import Restoring
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
-from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.snapshots import epoch_of, newest_usable
-from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
+from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import (
     AddressNotMovable,
     ClaimLost,
@@ -63,7 +61,7 @@ DEADLINE_GRACE = timedelta(seconds=5)
 def _current(plane: Plane, agent_id: str, epoch: int, attempt: int) -> Agent:
     """Read the agent; refuse to go on for an attempt whose claim is not its own any more."""
     agent = plane.records.agent(agent_id)
-    if agent.claim_epoch != epoch or agent.claim_attempt != attempt or not agent.claim_open:
+    if not _holds_claim(agent, epoch, attempt):
         raise ClaimLost(
             f"attempt {attempt} at epoch {epoch} does not hold the claim of {agent_id} any more; attempt "
             f"{agent.claim_attempt} at epoch {agent.claim_epoch} does"
@@ -71,18 +69,36 @@ def _current(plane: Plane, agent_id: str, epoch: int, attempt: int) -> Agent:
     return agent
 
 
+def _current_or_overtaken(plane: Plane, agent_id: str, epoch: int, attempt: int) -> Agent:
+    """As `_current`, but go on as well where the next epoch's failover has the claim.
+
+    It has, because the promotion of this one has happened: to write down what came of it needs no claim.
+    """
+    agent = plane.records.agent(agent_id)
+    return agent if _is_overtaken(agent, epoch) else _current(plane, agent_id, epoch, attempt)
+
+
+def _holds_claim(agent: Agent, epoch: int, attempt: int) -> bool:
+    return agent.claim_epoch == epoch and agent.claim_attempt == attempt and agent.claim_open
+
+
+def _is_overtaken(agent: Agent, epoch: int) -> bool:
+    return agent.claim_epoch > epoch
+
+
 def _promoted(agent: Agent, epoch: int) -> bool:
     return agent.epoch > epoch
 
 
 def record_interruption(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
-    """Keep a record of the signal that the claim was made for."""
-    agent = _current(plane, agent_id, epoch, attempt)
-    signal_type = agent.claim_signal or SignalType.OPERATOR
-    event_id = f"{agent.primary_instance_id}#{signal_type}"
+    """Keep a record of the signal that the claim was made for; that it can not be kept now holds up nothing."""
+    agent = _current_or_overtaken(plane, agent_id, epoch, attempt)
+    event_id = None
+    # After the promotion the signal stands on the switch, and is recorded with what came of it.
     if not _promoted(agent, epoch):
-        _record(plane, agent, epoch, instance_id=agent.primary_instance_id, pool_id=agent.primary_pool_id)
-    return {"event_id": event_id, "signal_type": signal_type}
+        with suppress(Transient):
+            event_id = interruptions.record_claim(plane, agent)
+    return {"event_id": event_id, "signal_type": agent.claim_signal}
 
 
 def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
@@ -99,7 +115,7 @@ def select_standby(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dic
         NoStandbyObtainable: The replacements that this attempt may launch have all failed.
         HandoverFailed: Too many handovers were aborted, or a planned one can not go on.
     """
-    agent = _current(plane, agent_id, epoch, attempt)
+    agent = _current_or_overtaken(plane, agent_id, epoch, attempt)
     if _promoted(agent, epoch):
         return {"decision": "promoted", "replica_id": agent.handover_replica_id}
     if agent.handover_open:
@@ -235,7 +251,7 @@ def open_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict
         ReplicaNotReady: The replica can not take over any more: select again.
     """
     for _ in range(TRIES):
-        agent = _current(plane, agent_id, epoch, attempt)
+        agent = _current_or_overtaken(plane, agent_id, epoch, attempt)
         if _promoted(agent, epoch) or agent.handover_open:
             return {"handover_id": agent.handover_id, "replica_id": agent.handover_replica_id}
         replica = active_replica(plane, agent)
@@ -255,7 +271,8 @@ def open_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict
 def await_serving(plane: Plane, agent_id: str, epoch: int, attempt: int, *, task_token: str) -> None:
     """Leave the token for the promoted instance's first serving heartbeat; then look whether that has come already."""
     agent = _store_token(plane, agent_id, epoch, attempt, task_token)
-    if _serves(plane, agent, epoch) or (not _promoted(agent, epoch) and not agent.handover_open):
+    is_over = _is_overtaken(agent, epoch) or (not _promoted(agent, epoch) and not agent.handover_open)
+    if is_over or _serves(plane, agent, epoch):
         plane.workflows.wake(task_token)
 
 
@@ -263,12 +280,15 @@ def assess_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> di
     """Look where a handover stands, and move it on if one of its parties is dead.
 
     Returns:
-        `decision`: `serving`, `wait`, or `select` (it was aborted: select again).
+        `decision`: `serving`, `wait`, `select` (it was aborted: select again), or `overtaken` (it came to a promotion,
+        and the next epoch's failover is at work already).
 
     Raises:
         HandoverFailed: The promoted instance died, or does not come to serve.
     """
-    agent = _current(plane, agent_id, epoch, attempt)
+    agent = _current_or_overtaken(plane, agent_id, epoch, attempt)
+    if _is_overtaken(agent, epoch):
+        return {"decision": "overtaken"}
     if _promoted(agent, epoch):
         return {"decision": _assess_promoted(plane, agent, epoch)}
     if not agent.handover_open or agent.handover_id is None or agent.handover_replica_id is None:
@@ -333,60 +353,16 @@ def demote_old_primary(plane: Plane, agent_id: str, epoch: int) -> dict[str, Any
 
 
 def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
-    """Write down what the failover achieved, and release the claim."""
+    """Write down what the failover achieved, and release the claim if it is still its own.
+
+    Raises:
+        Transient: Not all of it is written; do it again. Nobody waits for this claim: the epoch that it is for is over.
+    """
     agent = plane.records.agent(agent_id)
     switch = plane.records.switch(agent_id, handover.switch_id_for(epoch + 1))
-    heartbeat = None if switch is None else plane.records.heartbeat(agent_id, switch.to_instance_id)
-    now = plane.clock()
-    served_at = now if heartbeat is None else min(heartbeat.at, now)
-    summary: dict[str, Any] = {"epoch_before": epoch, "epoch_after": agent.epoch}
-    if switch is not None:
-        took_ms = _milliseconds(agent.claim_signal_at, now)
-        rto_ms = _milliseconds(agent.claim_signal_at, served_at)
-        former = plane.records.heartbeat(agent_id, switch.from_instance_id)
-        changed = None if former is None else former.changed_bytes_per_second
-        cost = {
-            "rto_seconds": None if rto_ms is None else max(rto_ms, 0) / 1000,
-            "rpo_bytes": timeline.lost_bytes(rpo_seconds=switch.rpo_seconds, changed_bytes_per_second=changed),
-            "steps": timeline.steps(agent, switch, served_at=served_at, now=now),
-        }
-        _commit_or_leave(
-            plane,
-            Transaction(
-                "record switch",
-                (
-                    Change(
-                        Table.SWITCHES,
-                        (agent_id, switch.switch_id),
-                        "served once",
-                        only_if={"switch_id": Present(), "served_at": Missing()},
-                        put={"served_at": served_at, **cost},
-                    ),
-                ),
-            ),
-        )
-        _conclude_interruption(
-            plane,
-            agent,
-            epoch,
-            {
-                "failover_completed": True,
-                "failover_time_ms": took_ms,
-                "failure": None,
-                "rpo_seconds": switch.rpo_seconds,
-                **cost,
-            },
-        )
-        summary |= {
-            "from_instance_id": switch.from_instance_id,
-            "to_instance_id": switch.to_instance_id,
-            "basis": switch.basis,
-            "rpo_seconds": switch.rpo_seconds,
-            "rpo_breached": switch.rpo_breached,
-            "failover_time_ms": took_ms,
-        }
+    achieved = {} if switch is None else interruptions.conclude(plane, agent, switch, now=plane.clock())
     _commit_or_leave(plane, claims.release(agent, epoch=epoch, attempt=attempt))
-    return summary
+    return {"epoch_before": epoch, "epoch_after": agent.epoch, **achieved}
 
 
 def abort_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str, Any]:
@@ -413,8 +389,10 @@ def record_failure(plane: Plane, agent_id: str, epoch: int, attempt: int, *, cau
     next epoch's failover is what succeeds.
     """
     agent = plane.records.agent(agent_id)
-    if agent.claim_epoch == epoch and agent.claim_attempt == attempt:
-        _conclude_interruption(plane, agent, epoch, {"failure": cause[:1000]})
+    # A later attempt of the same epoch will say itself what came of it; one of a later epoch has its own to tell.
+    if agent.claim_epoch > epoch or (agent.claim_epoch == epoch and agent.claim_attempt == attempt):
+        with suppress(Transient):
+            interruptions.conclude_failed(plane, agent, epoch, cause=cause[:1000])
     _commit_or_leave(plane, claims.release(agent, epoch=epoch, attempt=attempt))
     return {"cause": cause[:1000], "epoch": agent.epoch}
 
@@ -429,7 +407,8 @@ def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str
         # Nobody looks after a lost agent any more.
         replication.let_go_of_ended(plane, agent_id)
         failure = handover.NOTHING_RESTORED if restorable else "every copy of the state is gone"
-        _conclude_interruption(plane, agent, epoch, {"failure": failure})
+        with suppress(Transient):
+            interruptions.conclude_failed(plane, agent, epoch, cause=failure)
         plane.records.commit(claims.give_up(agent, epoch=epoch, attempt=attempt))
     return {"lost": not _promoted(agent, epoch)}
 
@@ -509,7 +488,9 @@ def _is_primary_dead(plane: Plane, agent: Agent) -> bool:
 
 
 def _store_token(plane: Plane, agent_id: str, epoch: int, attempt: int, task_token: str) -> Agent:
-    agent = _current(plane, agent_id, epoch, attempt)
+    agent = _current_or_overtaken(plane, agent_id, epoch, attempt)
+    if _is_overtaken(agent, epoch):
+        return agent
     try:
         plane.records.commit(claims.store_task_token(agent, epoch=epoch, attempt=attempt, token=task_token))
     except ConditionFailed:
@@ -522,50 +503,7 @@ def _creator(epoch: int, attempt: int) -> str:
     return f"fail-over:{epoch}-{attempt}"
 
 
-def _record(plane: Plane, agent: Agent, epoch: int, *, instance_id: str, pool_id: str) -> None:
-    signal_type = agent.claim_signal or SignalType.OPERATOR
-    record_once(
-        plane,
-        Interruption(
-            agent_id=agent.agent_id,
-            event_id=f"{instance_id}#{signal_type}",
-            instance_id=instance_id,
-            pool_id=pool_id,
-            signal_type=signal_type,
-            detected_at=agent.claim_signal_at or plane.clock(),
-            termination_time=agent.claim_deadline,
-            response_action="fail-over",
-            epoch=epoch,
-            client_id=agent.client_id,
-        ),
-    )
-
-
-def _conclude_interruption(plane: Plane, agent: Agent, epoch: int, values: dict[str, Any]) -> None:
-    switch = plane.records.switch(agent.agent_id, handover.switch_id_for(epoch + 1))
-    instance_id = switch.from_instance_id if switch is not None else agent.primary_instance_id
-    signal_type = agent.claim_signal or SignalType.OPERATOR
-    # A signal that only raised the urgency of what was under way has no record yet.
-    pool_id = switch.from_pool_id if switch is not None else agent.primary_pool_id
-    _record(plane, agent, epoch, instance_id=instance_id, pool_id=pool_id)
-    replica = {"replica_id": agent.handover_replica_id} if agent.handover_replica_id else {}
-    change = Change(
-        Table.INTERRUPTIONS,
-        (agent.agent_id, f"{instance_id}#{signal_type}"),
-        "concluded once, by success",
-        only_if={"failover_completed": Equals(False)},
-        put={**values, **replica},
-    )
-    _commit_or_leave(plane, Transaction("conclude interruption", (change,)))
-
-
 def _commit_or_leave(plane: Plane, transaction: Transaction) -> None:
     """Commit what may as well have been done, or overtaken, by somebody else."""
-    try:
+    with suppress(ConditionFailed, Transient):
         plane.records.commit(transaction)
-    except (ConditionFailed, Transient):
-        return
-
-
-def _milliseconds(since: datetime | None, now: datetime) -> int | None:
-    return None if since is None else int((now - since) / timedelta(milliseconds=1))

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from spot_optimizer.control import former_primaries, pausing, replication, traffic
+from spot_optimizer.control import former_primaries, interruptions, pausing, replication, traffic
 from spot_optimizer.control.plane import DEAD_STATES, Plane, proven_dead
 from spot_optimizer.domain import catalogue, claims, snapshots, switching, upkeep
 from spot_optimizer.domain.agents import Agent, Heartbeat, Instance, InstanceRole, Interruption
@@ -20,7 +20,7 @@ from spot_optimizer.domain.risk import RiskBasis
 from spot_optimizer.domain.signals import Signal, SignalType
 from spot_optimizer.domain.switching import Begin
 from spot_optimizer.domain.upkeep import HandOver, Protect, Release, Replace
-from spot_optimizer.domain.writes import Change, Missing, Table, Transaction
+from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import AgentLost, ConditionFailed, InstanceUnknown, OutcomeUnknown, ReplicaUnknown, Transient
 
 TRIES = 6
@@ -147,7 +147,7 @@ def prepare_for_risk(plane: Plane, agent: Agent, signal: Signal) -> Started:
 
 def record(plane: Plane, agent: Agent, signal: Signal, *, response_action: str) -> None:
     """Keep a record of a signal, once; that it can not be kept now holds up nothing."""
-    record_once(plane, _interruption(agent, signal, pool_id=agent.primary_pool_id, response_action=response_action))
+    interruptions.record_once(plane, _interruption(agent, signal, pool_id=agent.primary_pool_id, response_action=response_action))
 
 
 def _interruption(
@@ -166,35 +166,6 @@ def _interruption(
         epoch=agent.epoch,
         client_id=agent.client_id,
     )
-
-
-def record_once(plane: Plane, interruption: Interruption) -> None:
-    """Write an interruption record unless it exists; that it can not be written now holds up nothing."""
-    with suppress(Transient):
-        _write_once(plane, interruption)
-
-
-def _write_once(plane: Plane, interruption: Interruption) -> None:
-    change = Change(
-        Table.INTERRUPTIONS,
-        (interruption.agent_id, interruption.event_id),
-        "one record per instance and signal",
-        only_if={"event_id": Missing()},
-        put={
-            "instance_id": interruption.instance_id,
-            "pool_id": interruption.pool_id,
-            "signal_type": interruption.signal_type,
-            "detected_at": interruption.detected_at,
-            "termination_time": interruption.termination_time,
-            "response_action": interruption.response_action,
-            "replica_id": interruption.replica_id,
-            "epoch": interruption.epoch,
-            "client_id": interruption.client_id,
-            "failover_completed": False,
-        },
-    )
-    with suppress(ConditionFailed):
-        plane.records.commit(Transaction("record interruption", (change,)))
 
 
 def wake_if_serving(plane: Plane, agent: Agent, heartbeat: Heartbeat) -> None:
@@ -309,6 +280,7 @@ def _look_after_one(plane: Plane, listed: Agent, sight: _Sight) -> int:
     elif snapshots.needs_standby(heartbeat, epoch=listed.epoch):
         acted += keep_up(plane, listed, heartbeat)
     if listed.epoch > 1:
+        acted += interruptions.conclude_left_behind(plane, listed)
         acted += former_primaries.look_after(plane, listed)
     with suppress(AgentLost):
         acted += _catch_up(plane, listed)
@@ -540,7 +512,7 @@ def _note_former_primary(plane: Plane, agent: Agent, former: Instance, signal: S
     Raises:
         Transient: It could not be written; signal again.
     """
-    _write_once(plane, _interruption(agent, signal, pool_id=former.pool_id, response_action="leave-to-aws"))
+    interruptions.record(plane, _interruption(agent, signal, pool_id=former.pool_id, response_action="leave-to-aws"))
     return Started(reason=f"{signal.instance_id} is a former primary; AWS takes it back")
 
 
@@ -573,7 +545,7 @@ def _record_for_standby(plane: Plane, agent: Agent, replica: Replica, signal: Si
         response_action="note-standby",
         replica_id=replica.replica_id,
     )
-    record_once(plane, noted)
+    interruptions.record_once(plane, noted)
 
 
 def _start(plane: Plane, agent: Agent, attempt: int) -> None:

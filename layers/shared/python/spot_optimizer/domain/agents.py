@@ -212,14 +212,19 @@ class Heartbeat:
     snapshot_usd_per_day: float | None = None
 
 
+FAIL_OVER = "fail-over"
+"""The response to a signal that a failover answers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interruption:
     """One signal that concerned an instance, and what came of it.
 
     Attributes:
         rto_seconds: From the signal's publication to the new primary's first passed health check.
-        rpo_seconds: How much of the primary's time can be missing.
-        rpo_bytes: About how much that is; None if the rate of change was never measured.
+        rpo_seconds: How much of the primary's time is missing at most.
+        lag_seconds: How much of it the standby was behind when it last heard its primary; None if nobody can tell.
+        rpo_bytes: About how much `rpo_seconds` is; None if the rate of change was never measured.
         steps: Where the time went; see `domain.timeline`.
     """
 
@@ -239,6 +244,7 @@ class Interruption:
     client_id: str | None = None
     rto_seconds: float | None = None
     rpo_seconds: float | None = None
+    lag_seconds: float | None = None
     rpo_bytes: int | None = None
     steps: tuple[Mapping[str, Any], ...] = ()
 
@@ -248,7 +254,13 @@ class Switch:
     """One promotion: which instance handed over to which, why, and what it cost.
 
     Attributes:
-        rto_seconds: As `Interruption.rto_seconds`; so are `rpo_seconds`, `rpo_bytes` and `steps`.
+        signal_at: When that signal was published.
+        claimed_at: When a failover was at work on it.
+        handover_opened_at: When a replica was handed to; None where a former primary was promoted back.
+        replica_id: That replica.
+        served_at: When the new primary was first known to serve; None if it was replaced before.
+        rpo_breached: The standby was further behind than is promised, or nobody can tell how far.
+        rto_seconds: As `Interruption.rto_seconds`; so are `rpo_seconds`, `lag_seconds`, `rpo_bytes` and `steps`.
         demote_old_primary: Of a planned one: whether the old primary was to become the standby; False retires it.
         old_primary: What became of it; see `former_primaries.Fate`. None while that is open.
         switch_reason: The signal that it answered.
@@ -271,8 +283,13 @@ class Switch:
     switch_reason: str
     basis: str
     switched_at: datetime
+    signal_at: datetime | None = None
+    claimed_at: datetime | None = None
+    handover_opened_at: datetime | None = None
+    replica_id: str | None = None
     served_at: datetime | None = None
     rpo_seconds: float | None = None
+    lag_seconds: float | None = None
     rpo_breached: bool = False
     client_id: str | None = None
     rto_seconds: float | None = None
@@ -287,6 +304,11 @@ class Switch:
     estimated_savings: Decimal | None = None
     realised_savings: Decimal | None = None
     realised_seconds: int | None = None
+
+    @property
+    def concluded(self) -> bool:
+        """Whether it is on record what came of it."""
+        return self.served_at is not None or bool(self.steps)
 
 
 def agent_status(

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+from spot_optimizer.domain import lease
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole, Urgency
 from spot_optimizer.domain.replicas import Replica, ReplicaState, instance_values
 from spot_optimizer.domain.signals import SignalType
@@ -295,11 +296,9 @@ def promote(
             f"asked for at readiness {readiness}"
         )
     if basis is Basis.SNAPSHOT:
-        lost_seconds = seconds_since_snapshot(agent, covered_until=covered_until, frozen=frozen, now=now)
-        vouched_for = frozen
+        loss = loss_with_snapshot(agent, covered_until=covered_until, frozen=frozen, now=now)
     else:
-        lost_seconds = rpo_seconds(replica, basis=basis, covered_until=covered_until, lag_seconds=lag_seconds, now=now)
-        vouched_for = basis is Basis.FINAL_GENERATION or _is_vouched_for(replica, lag_seconds)
+        loss = loss_with_generation(replica, basis=basis, covered_until=covered_until, lag_seconds=lag_seconds, now=now)
     promised = agent.sync_interval_seconds * SYNC_INTERVALS_PROMISED
     replica_conditions: dict[str, Condition] = {"status": Equals(replica.status), "readiness": Equals(readiness)}
     if basis in (Basis.FINAL_GENERATION, Basis.SNAPSHOT):
@@ -365,17 +364,29 @@ def promote(
                     "to_instance_id": instance_id,
                     "from_pool_id": agent.primary_pool_id,
                     "to_pool_id": pool_id,
-                    "switch_reason": agent.claim_signal or "",
+                    **_cause(agent),
+                    "handover_opened_at": agent.handover_opened_at,
+                    "replica_id": replica.replica_id,
                     "basis": basis,
                     "switched_at": now,
-                    "rpo_seconds": lost_seconds,
-                    "rpo_breached": not vouched_for or lost_seconds > promised,
+                    "rpo_seconds": loss.at_most_seconds,
+                    "lag_seconds": loss.lag_seconds,
+                    "rpo_breached": loss.lag_seconds is None or loss.lag_seconds > promised,
                     "demote_old_primary": _wish(agent, basis=basis),
                     **_economics(replica),
                 },
             ),
         ),
     )
+
+
+def _cause(agent: Agent) -> dict[str, Any]:
+    """What a switch row says of why it came about: the claim may be the next failover's before this one is over."""
+    return {
+        "switch_reason": agent.claim_signal or "",
+        "signal_at": agent.claim_signal_at,
+        "claimed_at": agent.claimed_at,
+    }
 
 
 def _economics(replica: Replica) -> dict[str, Any]:
@@ -411,26 +422,43 @@ def switch_id_for(epoch: int) -> str:
     return f"{epoch:010d}"
 
 
-def rpo_seconds(
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loss:
+    """What a promotion can have lost.
+
+    Attributes:
+        at_most_seconds: So much of the primary's time.
+        lag_seconds: So much of it the new primary's copy was behind at the last word of the old one; None if nobody can
+            vouch for that, and then clocks of several machines have a say in the bound.
+    """
+
+    at_most_seconds: float
+    lag_seconds: float | None
+
+
+NOTHING_LOST = Loss(0.0, 0.0)
+
+
+def loss_with_generation(
     replica: Replica, *, basis: Basis, covered_until: datetime | None, lag_seconds: float | None, now: datetime
-) -> float:
-    """How much of the primary's time can be missing on the standby, up to when it last heard its primary.
+) -> Loss:
+    """Bound what is missing on a standby that goes on with the generation it holds.
 
     A handover with a final generation misses nothing. A ready standby was told how far behind it is with each question
-    for the lease, and without a lease its primary serves nothing. Where nobody can tell (the replica was not ready; the
-    standby, or its primary, had just been restarted, or speaks the version before), nothing bounds it but the time
-    since.
+    for the lease; after the last one its primary served at most until its workload was held. Where nobody can tell (the
+    replica was not ready; the standby, or its primary, had just been restarted, or speaks the version before), nothing
+    bounds it but the time since.
     """
     if basis is Basis.FINAL_GENERATION:
-        return 0.0
-    if lag_seconds is not None and _is_vouched_for(replica, lag_seconds):
-        return lag_seconds
+        return NOTHING_LOST
+    if lag_seconds is not None and replica.status is ReplicaState.READY:
+        return Loss(round(lease.longest_loss(lag_seconds), 3), lag_seconds)
     since = covered_until or replica.covered_until or replica.created_at
-    return max(replica.lag_seconds or 0.0, (now - since) / timedelta(seconds=1), 0.0)
+    return Loss(max(replica.lag_seconds or 0.0, (now - since) / timedelta(seconds=1), 0.0), None)
 
 
-def seconds_since_snapshot(agent: Agent, *, covered_until: datetime | None, frozen: bool, now: datetime) -> float:
-    """How much of the primary's time is missing in a snapshot: up to its death if that is known, else up to now.
+def loss_with_snapshot(agent: Agent, *, covered_until: datetime | None, frozen: bool, now: datetime) -> Loss:
+    """Bound what is missing in a snapshot: all up to the primary's death if that is known, else up to now.
 
     Args:
         agent: The agent as read.
@@ -439,17 +467,12 @@ def seconds_since_snapshot(agent: Agent, *, covered_until: datetime | None, froz
         now: When.
     """
     if frozen:
-        return 0.0
+        return NOTHING_LOST
     until = now
     if agent.claim_signal == SignalType.STATE_CHANGE and agent.claim_signal_at is not None:
         until = min(agent.claim_signal_at, now)
     since = covered_until or agent.snapshot_taken_at or agent.registered_at
-    return max((until - since) / timedelta(seconds=1), 0.0)
-
-
-def _is_vouched_for(replica: Replica, lag_seconds: float | None) -> bool:
-    """Whether the lag that a standby tells bounds what it misses: while it is not ready, its primary needs no lease."""
-    return replica.status is ReplicaState.READY and lag_seconds is not None
+    return Loss(max((until - since) / timedelta(seconds=1), 0.0), None)
 
 
 FALL_BACK = "fall-back"
@@ -519,7 +542,7 @@ def fall_back(agent: Agent, former: Instance, *, attempt: int, lost_seconds: flo
                     "to_instance_id": former.instance_id,
                     "from_pool_id": agent.primary_pool_id,
                     "to_pool_id": former.pool_id,
-                    "switch_reason": agent.claim_signal or "",
+                    **_cause(agent),
                     "basis": FALL_BACK,
                     "switched_at": now,
                     "rpo_seconds": lost_seconds,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from spot_optimizer.domain.agents import Interruption
+from spot_optimizer.domain.agents import FAIL_OVER, Interruption
 from spot_optimizer.domain.signals import SignalType
 
 SUCCESS_TARGET = 0.99
@@ -15,8 +15,6 @@ SUCCESS_TARGET = 0.99
 
 UPTIME_TARGET = 0.999
 """At least this share of seconds passes the health check."""
-
-FAIL_OVER = "fail-over"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +28,8 @@ class Failovers:
         planned: Completed handovers that an operator, or a recommendation, had asked for; in none of the others.
         rto_p50_seconds: From the signal to the new primary's passed health check, of what completed; nearest rank.
         rto_p99_seconds: The same, for all but one in a hundred.
-        with_loss: How many lost anything at all.
-        lost_seconds: Of all of them; the longest is `longest_loss_seconds`.
+        with_loss: How many may have lost anything at all.
+        lost_seconds: At most, of all of them; the longest is `longest_loss_seconds`.
         lost_bytes: Of those of which it is known.
     """
 

@@ -5,7 +5,7 @@ The rules, in the order of their weight:
 1. It serves only under an epoch that the control plane has confirmed to this process, and stops on word of a later one.
 2. It is *bound* to a replica from before it reports that replica ready until the control plane has taken the readiness
    back. While bound it serves only under the replica's lease, and an independent fence kills the workload when the
-   lease ends.
+   lease ends. Before that it holds it, so that little is acknowledged which nobody carries to the replica.
 3. When it can not renew the lease it takes the readiness back, a write that competes with the promotion. If it can
    reach neither the standby nor the control plane, it stops.
 4. Once it froze for a handover it thaws only when that handover is aborted, never on a timer.
@@ -345,7 +345,7 @@ class _Turn:
             return
         self.put(lease_until=max(self.state.lease_until, lease.held_until(event.asked_at)), unanswered_since=None)
         if self.state.bound == event.replica_id:
-            self.do(SetFence(self.state.lease_until))
+            self.do(self._fence_of_lease)
 
     def _take_covered(self, event: Covered) -> None:
         if self.state.standby is None or self.state.standby.replica_id != event.replica_id:
@@ -405,6 +405,10 @@ class _Turn:
         if self.now - self.state.rebalance_sent_at >= REBALANCE_REPEAT_SECONDS and self.state.standby is None:
             self.put(rebalance_sent_at=self.now)
             self.do(ReportRebalance())
+
+    @property
+    def _fence_of_lease(self) -> SetFence:
+        return SetFence(self.state.lease_until, lease.hold_at(self.state.lease_until))
 
     def _unbind(self) -> None:
         self.put(bound=None, withdrawing=False, ready_acknowledged=False)
@@ -506,7 +510,7 @@ class _Turn:
             withdrawing=False,
             withdrawal_sent_at=NEVER,
         )
-        self.do(Remember(readiness=self.state.readiness), SetFence(state.lease_until))
+        self.do(Remember(readiness=self.state.readiness), self._fence_of_lease)
         self._send_ready()
 
     def _send_ready(self) -> None:

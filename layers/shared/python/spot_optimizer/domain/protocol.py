@@ -315,9 +315,15 @@ class Thaw:
 
 @dataclass(frozen=True, slots=True)
 class SetFence:
-    """Tell the independent fence to kill the workload at `deadline` (CLOCK_BOOTTIME); `None` lifts it."""
+    """Tell the independent fence when it must act unless it is told otherwise before; `None` lifts it.
+
+    Attributes:
+        deadline: The workload is killed (CLOCK_BOOTTIME).
+        hold_at: It is held: it lives, and acknowledges nothing until it is let go on.
+    """
 
     deadline: float | None
+    hold_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from spot_optimizer.domain.agents import Agent, Switch
+from spot_optimizer.domain.agents import Switch
 
 
-def steps(agent: Agent, switch: Switch, *, served_at: datetime, now: datetime) -> tuple[Mapping[str, Any], ...]:
+def steps(switch: Switch, *, served_at: datetime | None, now: datetime) -> tuple[Mapping[str, Any], ...]:
     """The steps from the signal to the end, in order: `{step, ms}`, where `ms` is what the step took.
 
     `claim` is from when the signal was published to when a failover was at work on it; `open-handover` until a replica
@@ -19,21 +19,19 @@ def steps(agent: Agent, switch: Switch, *, served_at: datetime, now: datetime) -
     took 0.
 
     Args:
-        agent: The agent's row, after the promotion.
         switch: The promotion.
-        served_at: When the new primary was first known to serve.
+        served_at: When the new primary was first known to serve; None if it never did: the steps end before that.
         now: When traffic had been moved.
     """
-    handed_over = agent.handover_opened_at if switch.basis != "fall-back" else None
     moments = (
-        ("claim", agent.claimed_at),
-        ("open-handover", handed_over),
+        ("claim", switch.claimed_at),
+        ("open-handover", switch.handover_opened_at),
         ("promote", switch.switched_at),
         ("serve", served_at),
-        ("move-traffic", now),
+        ("move-traffic", now if served_at is not None else None),
     )
     taken = []
-    before = agent.claim_signal_at
+    before = switch.signal_at
     for step, moment in moments:
         if moment is None:
             continue
