@@ -71,7 +71,7 @@ class Plan:
     calm_at: float
     fair: bool = False
     sweeps_orphans: bool = False
-    busy_steps: int = 1200
+    busy_steps: int = 1100
 
 
 class Weather:
@@ -209,6 +209,7 @@ RIVALS = (
     "twin",
     "abort",
     "retake",
+    "redrive",
     "death",
     "standby-death",
     "notice",
@@ -503,6 +504,30 @@ def _opening_held_beyond_its_attempt(chance: Random, seed: int) -> Plan:
     at = chance.uniform(8.0, 12.0)
     faults = (Fault("notice", at, "primary"), _held("open handover", chance.uniform(0.1, 1.2), "retake"))
     return Plan(seed, True, faults, at + 20.0)
+
+
+def _redriven(chance: Random, seed: int) -> Plan:
+    """An operator stops an execution, asks anew, and then has the stopped one go on from where it was."""
+    at = chance.uniform(8.0, 12.0)
+    where = ("RecordInterruption", "SelectStandby", "OpenHandover", "AwaitServing", "AssessHandover", "AssessHandover")
+    faults = (
+        Fault("notice", at, "primary"),
+        # It waits in vain for five seconds, and looks again.
+        Fault("lose", at, "commit", 9.0, chance.choice((0.0, 1.0))),
+        Fault("strike-pause", 0.0, f"{chance.choice(where)}:", chance.uniform(0.05, 0.6), rival="redrive"),
+    )
+    return Plan(seed, True, faults, at + 30.0)
+
+
+def _redriven_while_it_restores(chance: Random, seed: int) -> Plan:
+    """The same, behind a dead primary whose snapshot is all there is."""
+    at = chance.uniform(8.0, 12.0)
+    where = chance.choice(("AwaitReady:", "RestoreSnapshot:", "RestoreSnapshot:"))
+    faults = (
+        Fault("shut-down", at, "primary"),
+        Fault("strike-pause", 0.0, where, chance.uniform(0.05, 0.6), rival="redrive"),
+    )
+    return Plan(seed, False, faults, at + 75.0)
 
 
 def _claim_released_beyond_its_attempt(chance: Random, seed: int) -> Plan:
@@ -1041,6 +1066,8 @@ def _restore_refused(chance: Random, seed: int) -> Plan:
 
 STAGES: dict[int, Callable[[Random, int], Plan]] = {
     1: _opening_held_beyond_a_handover,
+    8: _redriven,
+    9: _redriven_while_it_restores,
     2: _demoted,
     3: _opening_held_beyond_readiness,
     4: _claim_released_beyond_its_attempt,

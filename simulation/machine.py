@@ -134,7 +134,8 @@ class Workload:
         """Whether the fence holds it, which it does as late as its promise allows."""
         if not self.running or self.hold_at is None:
             return False
-        return self._machine.boot_clock >= self.hold_at + lease.FENCE_LATENCY_SECONDS
+        latency = lease.FENCE_LATENCY_SECONDS * self._machine.rate
+        return self._machine.boot_clock >= self.hold_at + latency
 
     def start(self, epoch: int, deadline: float | None) -> str | None:
         """Start a run; why not, if that is refused."""

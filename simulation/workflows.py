@@ -172,6 +172,14 @@ class Running:
         if self.ended_at is None:
             self._end("ABORTED")
 
+    def redrive(self) -> None:
+        """An operator has an execution that was stopped go on, from the state that it was in."""
+        if self.status == "ABORTED" and self._state:
+            self.status, self.ended_at = "RUNNING", None
+            self._workflows.kernel.tell(self.name, "is redriven")
+            self._waiting = _Waiting(self._waiting.number + 1)
+            self._enter(self._state)
+
     def _end(self, status: str) -> None:
         self.status = status
         self.ended_at = self._workflows.kernel.now

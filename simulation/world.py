@@ -902,6 +902,9 @@ class World:
             self.kernel.after(0.0, lambda: self._invoke(held.name, held.work, attempt=held.attempt, about=held.about))
         elif rival == "retake":
             self.kernel.after(0.0, self._stop_and_retake)
+        elif rival == "redrive":
+            # He has the one that he stopped go on as well, a moment later.
+            self.kernel.after(0.0, lambda: self._stop_and_retake(redrives=True))
         elif rival == "abort":
             self.kernel.after(0.0, self._abort_as_primary)
         elif rival == "sweep":
@@ -912,12 +915,14 @@ class World:
             kind = "death" if rival == "standby-death" else rival
             self.kernel.after(0.0, self._begin_fault, Fault(kind, self.kernel.now, who))
 
-    def _stop_and_retake(self) -> None:
+    def _stop_and_retake(self, *, redrives: bool = False) -> None:
         """An operator stops the execution that is at work, and asks anew."""
         for running in self.step_functions.executions.values():
             if running.machine_name == "fail_over" and running.ended_at is None:
                 running.stop()
                 self.kernel.after(self.kernel.between(0.0, 0.5), self._operator_promote, Fault("operator-promote", 0.0))
+                if redrives:
+                    self.kernel.after(self.kernel.between(0.2, 3.0), running.redrive)
 
     def _abort_as_primary(self) -> None:
         """A request to abort that the primary sent before, and that arrives now."""

@@ -6,6 +6,7 @@ epoch, or on both. Decisions that the machine branches on are returned under `de
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -61,11 +62,7 @@ DEADLINE_GRACE = timedelta(seconds=5)
 def _current(plane: Plane, agent_id: str, epoch: int, attempt: int) -> Agent:
     """Read the agent; refuse to go on for an attempt whose claim is not its own any more."""
     agent = plane.records.agent(agent_id)
-    if not _holds_claim(agent, epoch, attempt):
-        raise ClaimLost(
-            f"attempt {attempt} at epoch {epoch} does not hold the claim of {agent_id} any more; attempt "
-            f"{agent.claim_attempt} at epoch {agent.claim_epoch} does"
-        )
+    _demand_claim(agent, epoch, attempt)
     return agent
 
 
@@ -75,11 +72,17 @@ def _current_or_overtaken(plane: Plane, agent_id: str, epoch: int, attempt: int)
     It has, because the promotion of this one has happened: to write down what came of it needs no claim.
     """
     agent = plane.records.agent(agent_id)
-    return agent if _is_overtaken(agent, epoch) else _current(plane, agent_id, epoch, attempt)
+    if not _is_overtaken(agent, epoch):
+        _demand_claim(agent, epoch, attempt)
+    return agent
 
 
-def _holds_claim(agent: Agent, epoch: int, attempt: int) -> bool:
-    return agent.claim_epoch == epoch and agent.claim_attempt == attempt and agent.claim_open
+def _demand_claim(agent: Agent, epoch: int, attempt: int) -> None:
+    if agent.claim_epoch != epoch or agent.claim_attempt != attempt or not agent.claim_open:
+        raise ClaimLost(
+            f"attempt {attempt} at epoch {epoch} does not hold the claim of {agent.agent_id} any more; attempt "
+            f"{agent.claim_attempt} at epoch {agent.claim_epoch} does"
+        )
 
 
 def _is_overtaken(agent: Agent, epoch: int) -> bool:
@@ -280,15 +283,16 @@ def assess_handover(plane: Plane, agent_id: str, epoch: int, attempt: int) -> di
     """Look where a handover stands, and move it on if one of its parties is dead.
 
     Returns:
-        `decision`: `serving`, `wait`, `select` (it was aborted: select again), or `overtaken` (it came to a promotion,
-        and the next epoch's failover is at work already).
+        `decision`: `serving`, `wait`, `select` (it was aborted: select again), or `overtaken` (the promoted instance
+        has been replaced by now).
 
     Raises:
         HandoverFailed: The promoted instance died, or does not come to serve.
+        NotServingYet: The next epoch's failover is at work, so nobody would wake this one; ask again.
     """
     agent = _current_or_overtaken(plane, agent_id, epoch, attempt)
     if _is_overtaken(agent, epoch):
-        return {"decision": "overtaken"}
+        return {"decision": _assess_overtaken(plane, agent, epoch)}
     if _promoted(agent, epoch):
         return {"decision": _assess_promoted(plane, agent, epoch)}
     if not agent.handover_open or agent.handover_id is None or agent.handover_replica_id is None:
@@ -360,7 +364,10 @@ def record_switch(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict
     """
     agent = plane.records.agent(agent_id)
     switch = plane.records.switch(agent_id, handover.switch_id_for(epoch + 1))
-    achieved = {} if switch is None else interruptions.conclude(plane, agent, switch, now=plane.clock())
+    achieved: Mapping[str, Any] = {}
+    if switch is not None:
+        serving = agent.epoch == switch.epoch and not agent.lost
+        achieved = interruptions.conclude(plane, agent, switch, serving=serving, now=plane.clock())
     _commit_or_leave(plane, claims.release(agent, epoch=epoch, attempt=attempt))
     return {"epoch_before": epoch, "epoch_after": agent.epoch, **achieved}
 
@@ -409,6 +416,7 @@ def mark_lost(plane: Plane, agent_id: str, epoch: int, attempt: int) -> dict[str
         failure = handover.NOTHING_RESTORED if restorable else "every copy of the state is gone"
         with suppress(Transient):
             interruptions.conclude_failed(plane, agent, epoch, cause=failure)
+            interruptions.conclude_left_behind(plane, agent, is_lost=True)
         plane.records.commit(claims.give_up(agent, epoch=epoch, attempt=attempt))
     return {"lost": not _promoted(agent, epoch)}
 
@@ -460,6 +468,15 @@ def _assess_promoted(plane: Plane, agent: Agent, epoch: int) -> str:
     return "wait"
 
 
+def _assess_overtaken(plane: Plane, agent: Agent, epoch: int) -> str:
+    """If it serves, one thing is left to do: to move the traffic. The next failover does that at its end only."""
+    if agent.epoch > epoch + 1 or agent.lost:
+        return "overtaken"
+    if _serves(plane, agent, epoch):
+        return "serving"
+    raise NotServingYet(f"{agent.primary_instance_id} does not serve under {agent.epoch}, and is failed over already")
+
+
 def _serves(plane: Plane, agent: Agent, epoch: int) -> bool:
     if not _promoted(agent, epoch):
         return False
@@ -494,8 +511,10 @@ def _store_token(plane: Plane, agent_id: str, epoch: int, attempt: int, task_tok
     try:
         plane.records.commit(claims.store_task_token(agent, epoch=epoch, attempt=attempt, token=task_token))
     except ConditionFailed:
-        _current(plane, agent_id, epoch, attempt)
-        raise
+        agent = _current_or_overtaken(plane, agent_id, epoch, attempt)
+        if not _is_overtaken(agent, epoch):
+            raise
+        return agent
     return plane.records.agent(agent_id)
 
 

@@ -66,7 +66,7 @@ def record_claim(plane: Plane, agent: Agent) -> str:
     return _record_failover(plane, _answered_by_claim(agent))
 
 
-def conclude(plane: Plane, agent: Agent, switch: Switch, *, now: datetime) -> Mapping[str, Any]:
+def conclude(plane: Plane, agent: Agent, switch: Switch, *, serving: bool, now: datetime) -> Mapping[str, Any]:
     """Write down what a promotion achieved, with the switch and with the signal that it answered.
 
     Those before it come first, if they are left: so all are concluded that are older than a concluded one. Written
@@ -74,35 +74,41 @@ def conclude(plane: Plane, agent: Agent, switch: Switch, *, now: datetime) -> Ma
 
     Args:
         plane: The ports.
-        agent: As read. If it is at the switch's epoch, and not lost, the new primary is known to serve.
+        agent: As read.
         switch: As read.
+        serving: The new primary is known to serve. Its last sign of life may say so too.
         now: When traffic had been moved.
 
     Returns:
-        What was achieved; `failover_time_ms` is None where the new primary was replaced before it was known to serve.
+        What was achieved; `failover_time_ms` is None where the new primary was gone before it was known to serve.
 
     Raises:
         Transient: Not all of it is written; do it again.
     """
     for earlier in _unconcluded_before(plane, switch):
-        _conclude_promotion(plane, agent, earlier, now=now)
-    return _conclude_promotion(plane, agent, switch, now=now)
+        _conclude_promotion(plane, agent, earlier, serving=False, now=now)
+    return _conclude_promotion(plane, agent, switch, serving=serving, now=now)
 
 
-def conclude_left_behind(plane: Plane, listed: Agent) -> int:
+def conclude_left_behind(plane: Plane, listed: Agent, *, is_lost: bool = False) -> int:
     """Conclude the promotions whose executions died before they came to that; how many agents had some.
 
     Only the first word of the new primary that it serves is missing then: what is known of that is from its last one.
+
+    Args:
+        plane: The ports.
+        listed: The agent as read some time ago.
+        is_lost: It is about to be, so that nobody will come to serve.
     """
     switch = plane.records.switch(listed.agent_id, switch_id_for(listed.epoch))
     if switch is None or switch.concluded:
         return 0
     agent = plane.records.agent(listed.agent_id)
     beat = plane.records.heartbeat(agent.agent_id, switch.to_instance_id)
-    is_over = agent.lost or agent.epoch > switch.epoch or _serves_under(beat, switch.epoch)
+    is_over = is_lost or agent.epoch > switch.epoch or _serves_under(beat, switch.epoch)
     if not is_over or claims.concludes(agent):
         return 0
-    conclude(plane, agent, switch, now=plane.clock())
+    conclude(plane, agent, switch, serving=False, now=plane.clock())
     return 1
 
 
@@ -133,10 +139,12 @@ def _unconcluded_before(plane: Plane, switch: Switch) -> list[Switch]:
     return found
 
 
-def _conclude_promotion(plane: Plane, agent: Agent, switch: Switch, *, now: datetime) -> Mapping[str, Any]:
+def _conclude_promotion(
+    plane: Plane, agent: Agent, switch: Switch, *, serving: bool, now: datetime
+) -> Mapping[str, Any]:
     beat = plane.records.heartbeat(agent.agent_id, switch.to_instance_id)
-    serves = _serves_under(beat, switch.epoch) or (agent.epoch == switch.epoch and not agent.lost)
-    replaced = f"{switch.to_instance_id} was replaced under epoch {switch.epoch} before it was known to serve"
+    serves = serving or _serves_under(beat, switch.epoch)
+    gone = f"{switch.to_instance_id} was promoted to epoch {switch.epoch}, and was gone before it was known to serve"
     served_at = None if not serves else now if beat is None else min(beat.at, now)
     former = plane.records.heartbeat(agent.agent_id, switch.from_instance_id)
     changed = None if former is None else former.changed_bytes_per_second
@@ -153,7 +161,7 @@ def _conclude_promotion(plane: Plane, agent: Agent, switch: Switch, *, now: date
         {
             "failover_completed": serves,
             "failover_time_ms": took_ms,
-            "failure": None if serves else replaced,
+            "failure": None if serves else gone,
             "replica_id": switch.replica_id,
             "rpo_seconds": switch.rpo_seconds,
             "lag_seconds": switch.lag_seconds,
