@@ -17,7 +17,7 @@ from simulation.campaign import spread
 from simulation.faults import draw_plan
 from simulation.tables import EVERY, ConditionName
 from simulation.world import TOO_LONG, World
-from spot_optimizer.control import failover, replication, signals
+from spot_optimizer.control import failover, interruptions, replication, signals
 from spot_optimizer.domain import former_primaries, handover, lease, orphans, pools, primary, retired, standby
 from spot_optimizer.domain.primary import Primary
 from spot_optimizer.domain.protocol import (
@@ -122,6 +122,13 @@ def _starting_before_promoted(state: Standby, event: Event, now: float) -> Any:
 def _without_fence(state: Primary, event: Event, now: float) -> Any:
     following, actions = _DECIDE_PRIMARY(state, event, now)
     return following, tuple(action for action in actions if not isinstance(action, SetFence))
+
+
+def _without_hold(state: Primary, event: Event, now: float) -> Any:
+    following, actions = _DECIDE_PRIMARY(state, event, now)
+    return following, tuple(
+        replace(action, hold_at=None) if isinstance(action, SetFence) else action for action in actions
+    )
 
 
 def _committing_without_waiting(state: Standby, event: Event, now: float) -> Any:
@@ -240,6 +247,15 @@ RULES: dict[str, Patch] = {
     "the lease: the primary heeds neither its end nor the fence": _patch_lease,
     "the fence: nothing kills the workload when the lease ends": lambda: patch.object(
         primary, "decide", _without_fence
+    ),
+    "the hold: a workload whose lease is not renewed goes on to its end": lambda: patch.object(
+        primary, "decide", _without_hold
+    ),
+    "the loss: what is served between the last word and the hold is left out": lambda: patch.object(
+        lease, "longest_loss", lambda lag_seconds: lag_seconds
+    ),
+    "the sweep: nothing concludes what its execution did not": lambda: patch.object(
+        interruptions, "conclude_left_behind", lambda *_arguments, **_options: 0
     ),
     "the lease: the standby does not wait it out": lambda: patch.object(standby, "decide", _committing_without_waiting),
     "the lease: the standby goes on granting while it waits": lambda: patch.object(
@@ -489,7 +505,7 @@ IMPLIED: dict[str, Implied] = {
         _EPOCH_NAMES_PRIMARY
     ),
     "raise urgency / urgency only rises / claim_epoch": _CLAIM_EPOCH,
-    "record switch / served once / switch_id": Implied((), "it was read before, and no switch is ever deleted"),
+    "record switch / concluded once / switch_id": Implied((), "it was read before, and no switch is ever deleted"),
     "release replica / a promoted replica is not released / status": Implied(
         ("a standby is released only if nothing has begun since its primary was found well / active_replica_id",),
         "whatever ends a replica, or promotes it, lets the agent go of it in the same transaction",
