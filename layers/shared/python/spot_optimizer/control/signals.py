@@ -147,7 +147,9 @@ def prepare_for_risk(plane: Plane, agent: Agent, signal: Signal) -> Started:
 
 def record(plane: Plane, agent: Agent, signal: Signal, *, response_action: str) -> None:
     """Keep a record of a signal, once; that it can not be kept now holds up nothing."""
-    interruptions.record_once(plane, _interruption(agent, signal, pool_id=agent.primary_pool_id, response_action=response_action))
+    interruptions.record_once(
+        plane, _interruption(agent, signal, pool_id=agent.primary_pool_id, response_action=response_action)
+    )
 
 
 def _interruption(
