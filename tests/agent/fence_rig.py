@@ -17,6 +17,7 @@ from typing import Self
 
 from spot_agent.fence import children, descendants, end
 from spot_agent.workload import (
+    HoldWorkload,
     LookAtWorkload,
     MoveFence,
     Order,
@@ -115,6 +116,9 @@ class FenceRig:
     def fence(self, deadline: float | None, *, epoch: int = 1) -> WorkloadStatus:
         return self.order(MoveFence(epoch=epoch, deadline=deadline))
 
+    def hold(self, at: float | None, *, epoch: int = 1) -> WorkloadStatus:
+        return self.order(HoldWorkload(epoch=epoch, at=at))
+
     def stop(self, grace_seconds: float = 5.0) -> WorkloadStatus:
         return self.order(StopWorkload(grace_seconds=grace_seconds))
 
@@ -144,6 +148,11 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 def moment_of_death(*pids: int) -> float:

@@ -15,7 +15,7 @@ import pytest
 from spot_agent.fence import boot_clock, children
 from spot_agent.workload import WorkloadStatus
 from spot_optimizer.domain.lease import FENCE_LATENCY_SECONDS, LEASE_SECONDS
-from tests.agent.fence_rig import FenceRig, is_alive, moment_of_death
+from tests.agent.fence_rig import FenceRig, is_alive, is_stopped, moment_of_death, wait_until
 
 USUAL_SECONDS = 0.05
 
@@ -40,10 +40,10 @@ def start_family(rig: FenceRig, deadline: float | None = None) -> list[int]:
 
 
 def test_a_workload_whose_deadline_is_moved_in_time_lives(rig: FenceRig) -> None:
-    pids = start_family(rig, deadline=boot_clock() + 0.3)
+    pids = start_family(rig, deadline=boot_clock() + 2)
     for _ in range(8):
-        rig.fence(boot_clock() + 0.3)
-        time.sleep(0.05)
+        rig.fence(boot_clock() + 1)
+        time.sleep(0.15)
     assert all(is_alive(pid) for pid in pids)
 
 
@@ -113,6 +113,89 @@ def test_the_workload_dies_with_the_supervisor(rig: FenceRig) -> None:
     now = boot_clock()
     rig.supervisor.kill()
     assert moment_of_death(*pids) <= now + 0.2
+
+
+def test_a_held_workload_stands_still_with_all_its_descendants_until_the_hold_is_moved(rig: FenceRig) -> None:
+    pids = start_family(rig, deadline=boot_clock() + 60)
+    rig.hold(boot_clock() + 0.2)
+    assert not any(is_stopped(pid) for pid in pids)
+    wait_until(lambda: all(is_stopped(pid) for pid in pids))
+    rig.fence(boot_clock() + 60)
+    assert all(is_stopped(pid) for pid in pids), "the deadline is another matter"
+    rig.hold(boot_clock() + 60)
+    wait_until(lambda: not any(is_stopped(pid) for pid in pids))
+    rig.hold(boot_clock() - 1)
+    wait_until(lambda: all(is_stopped(pid) for pid in pids))
+    rig.hold(None)
+    wait_until(lambda: not any(is_stopped(pid) for pid in pids))
+    assert all(is_alive(pid) for pid in pids)
+
+
+def test_a_hold_that_is_moved_in_time_stops_nothing(rig: FenceRig) -> None:
+    rig.start("echo $$ > main; while :; do date +%s%N >> beats; sleep 0.01; done")
+    main = rig.pids_in("main")
+    for _ in range(8):
+        rig.hold(boot_clock() + 1)
+        time.sleep(0.15)
+        assert not is_stopped(main)
+
+
+def test_a_workload_is_held_when_its_agent_is_killed_and_goes_on_with_the_next_one(rig: FenceRig) -> None:
+    pids = start_family(rig, deadline=boot_clock() + 60)
+    rig.hold(boot_clock() + 0.3)
+    os.kill(rig.agent_pid, signal.SIGKILL)
+    wait_until(lambda: all(is_stopped(pid) for pid in pids))
+    rig.await_agent()
+    assert all(is_stopped(pid) for pid in pids)
+    rig.hold(boot_clock() + 60)
+    wait_until(lambda: not any(is_stopped(pid) for pid in pids))
+
+
+def test_what_others_have_stopped_stays_stopped_when_the_hold_ends(rig: FenceRig) -> None:
+    """That may be how the workload was frozen."""
+    pids = start_family(rig)
+    frozen, *others = pids
+    os.kill(frozen, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(frozen))
+    rig.hold(boot_clock())
+    wait_until(lambda: all(is_stopped(pid) for pid in pids))
+    rig.hold(None)
+    wait_until(lambda: not any(is_stopped(pid) for pid in others))
+    assert is_stopped(frozen)
+    os.kill(frozen, signal.SIGCONT)
+
+
+def test_the_deadline_kills_a_held_workload(rig: FenceRig) -> None:
+    pids = start_family(rig)
+    rig.hold(boot_clock())
+    deadline = boot_clock() + 0.3
+    rig.fence(deadline)
+    assert deadline <= moment_of_death(*pids) <= deadline + FENCE_LATENCY_SECONDS
+    assert rig.hear().ended == "fenced"
+
+
+def test_a_held_workload_that_is_to_stop_is_killed_at_once(rig: FenceRig) -> None:
+    rig.start("trap 'echo bye > farewell; exit 0' TERM; echo $$ > main; while :; do sleep 0.01; done")
+    main = rig.pids_in("main")
+    rig.hold(boot_clock())
+    wait_until(lambda: is_stopped(main))
+    rig.stop(grace_seconds=60)
+    assert rig.hear() == WorkloadStatus(running=False, epoch=1, ended="stopped", code=-signal.SIGKILL)
+    assert not (rig.folder / "farewell").exists()
+
+
+def test_a_workload_that_takes_its_time_to_stop_is_killed_when_it_would_be_held(rig: FenceRig) -> None:
+    rig.start("trap '' TERM; echo $$ > main; while :; do sleep 0.01; done")
+    rig.pids_in("main")
+    rig.hold(boot_clock() + 0.3)
+    rig.stop(grace_seconds=60)
+    assert rig.hear() == WorkloadStatus(running=False, epoch=1, ended="stopped", code=-signal.SIGKILL)
+
+
+def test_a_hold_for_another_epoch_holds_nothing(rig: FenceRig) -> None:
+    rig.start("echo $$ > main; exec sleep 600", epoch=2)
+    assert rig.hold(boot_clock(), epoch=1).refusal == "epoch 1 does not run"
+    assert not is_stopped(rig.pids_in("main"))
 
 
 def test_a_workload_without_a_deadline_outlives_its_agent_and_the_next_agent_is_told_of_it(rig: FenceRig) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from spot_optimizer.domain import lease
 from spot_optimizer.domain.agents import HandoverState
 from spot_optimizer.domain.replicas import ReplicaState
 from tests.agent.control_rig import ControlRig
-from tests.agent.fence_rig import is_alive, moment_of_death, wait_until
+from tests.agent.fence_rig import is_alive, is_stopped, moment_of_death, wait_until
 from tests.agent.instance_rig import InstanceRig, acknowledged, await_writes
 
 pytestmark = pytest.mark.slow
@@ -133,6 +135,34 @@ def test_a_primary_that_is_stopped_altogether_is_dead_when_its_standby_serves(
         assert not is_alive(workload)
         writes = acknowledged(tmp_path)
         assert max(at for _, epoch, at in writes if epoch == 1) < min(at for _, epoch, at in writes if epoch == 2)
+
+
+def test_a_workload_whose_agent_is_silent_is_held_and_goes_on_when_it_is_back(
+    control: ControlRig, tmp_path: Path
+) -> None:
+    with a_ready_pair(control, tmp_path) as (primary, _):
+        workload = primary.workload_pid()
+        os.kill(primary.agent_pid(), signal.SIGSTOP)
+        silent_at = time.time()
+        wait_until(lambda: is_stopped(workload), 10)
+        held_at = time.time()
+        os.kill(primary.agent_pid(), signal.SIGCONT)
+        wait_until(lambda: not is_stopped(workload), 10)
+        await_writes(tmp_path, epoch=1)
+        assert is_alive(workload)
+        assert held_at - silent_at <= lease.HOLD_SECONDS + lease.FENCE_LATENCY_SECONDS
+
+
+def test_a_workload_whose_agent_is_killed_goes_on_with_the_next_one(control: ControlRig, tmp_path: Path) -> None:
+    with a_ready_pair(control, tmp_path) as (primary, _):
+        workload = primary.workload_pid()
+        os.kill(primary.agent_pid(), signal.SIGKILL)
+        wait_until(lambda: len(primary.logged("linked to the standby")) == 2, 10)
+        before = len(acknowledged(tmp_path))
+        wait_until(lambda: len(acknowledged(tmp_path)) > before + 20, 20)
+        assert {epoch for _, epoch, _ in acknowledged(tmp_path)} == {1}
+        # On a machine that starts the agent for longer than the lease the fence is right to end it.
+        assert is_alive(workload) or primary.logged("workload ended")[0]["reason"] == "fenced"
 
 
 def test_a_standby_whose_agent_is_killed_comes_back_and_takes_over(control: ControlRig, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from spot_agent.joining import may_go_on, resume
 from spot_agent.journal import Memory
 from spot_agent.workload import WorkloadStatus
-from spot_optimizer.domain.primary import Primary, Workload
+from spot_optimizer.domain.primary import NEVER, Primary, Workload
 from spot_optimizer.domain.protocol import GenerationCommitted
 from spot_optimizer.domain.retired import Retired
 from spot_optimizer.domain.standby import Standby
@@ -39,6 +39,21 @@ def test_a_primary_takes_up_the_workload_that_runs_under_its_epoch(
     state = resume(a_memory(frozen=frozen, readiness=4), status, None, now=NOW)
     assert isinstance(state, Primary)
     assert (state.workload, state.epoch, state.readiness, state.confirmed) == (workload, 3, 4, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "lease_until"),
+    [
+        (WorkloadStatus(running=True, epoch=3, deadline=104.0), 104.0),
+        (WorkloadStatus(running=True, epoch=3), NEVER),
+        (WorkloadStatus(running=True, epoch=2, deadline=104.0), NEVER),
+        (IDLE, NEVER),
+    ],
+)
+def test_a_primary_takes_up_the_lease_by_which_the_fence_goes(status: WorkloadStatus, lease_until: float) -> None:
+    state = resume(a_memory(), status, None, now=NOW)
+    assert isinstance(state, Primary)
+    assert state.lease_until == lease_until
 
 
 def test_a_promoted_standby_that_died_before_it_restored_still_has_to_restore() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spot_optimizer.domain import claims, handover, pools, replicas
+from spot_optimizer.domain import claims, handover, lease, pools, replicas
 from spot_optimizer.domain.agents import Agent, HandoverState, InstanceRole, Urgency
 from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.handover import Basis
@@ -229,9 +229,10 @@ def test_a_replica_that_syncs_takes_over_only_behind_a_proven_death() -> None:
 @pytest.mark.parametrize(
     ("replica", "asked", "rpo_seconds", "is_breach"),
     [
-        (a_ready_replica(), {"lag_seconds": 0.4}, 0.4, False),
-        (a_ready_replica(), {"lag_seconds": 2.0}, 2.0, False),
-        (a_ready_replica(), {"lag_seconds": 7.5}, 7.5, True),
+        # Beside what the standby was behind: what may have been acknowledged until the workload was held.
+        (a_ready_replica(), {"lag_seconds": 0.4}, 2.924, False),
+        (a_ready_replica(), {"lag_seconds": 2.0}, 4.54, False),
+        (a_ready_replica(), {"lag_seconds": 7.5}, 10.096, True),
         # A version that does not say how far behind it was; or one that could not know.
         (a_ready_replica(lag_seconds=0.1), {"lag_seconds": None, "now": NOON + timedelta(seconds=1)}, 1.0, True),
         (a_ready_replica(lag_seconds=3.5), {"lag_seconds": None, "now": NOON + timedelta(seconds=1)}, 3.5, True),
@@ -250,6 +251,18 @@ def test_what_a_promotion_may_miss_is_recorded_and_is_a_breach_beyond_what_is_pr
     switch = records.switch(agent.agent_id, "0000000002")
     assert switch is not None
     assert (switch.rpo_seconds, switch.rpo_breached) == (rpo_seconds, is_breach)
+
+
+@given(
+    lag=st.floats(0, 10),
+    primary_rate=st.floats(1 - lease.CLOCK_DRIFT, 1 + lease.CLOCK_DRIFT),
+    fence_seconds=st.floats(0, lease.FENCE_LATENCY_SECONDS),
+)
+def test_no_clock_within_its_drift_lets_more_be_lost_than_is_recorded(
+    lag: float, primary_rate: float, fence_seconds: float
+) -> None:
+    held_after = lease.hold_at(lease.held_until(0.0)) / primary_rate + fence_seconds
+    assert lag / primary_rate + held_after <= lease.longest_loss(lag) + 1e-9
 
 
 @pytest.mark.parametrize("lost_seconds", [0.0, 60.0])

@@ -176,7 +176,8 @@ def test_a_standby_is_reported_ready_only_under_its_lease_and_fenced_before() ->
     asked_at = agent.primary.asked_at
     actions = agent.sees(LeaseAnswered("rep-1", agent.primary.request, asked_at, granted=True), after=0.5)
     assert [type(action) for action in actions[:3]] == [Remember, SetFence, ReportReady]
-    assert of(SetFence, actions)[0].deadline == asked_at + lease.LEASE_SECONDS
+    fence = SetFence(asked_at + lease.LEASE_SECONDS, hold_at=asked_at + lease.HOLD_SECONDS)
+    assert of(SetFence, actions)[0] == fence
 
 
 def test_a_standby_that_is_far_behind_is_not_reported_ready() -> None:

@@ -305,7 +305,8 @@ class _Turn:
                 link_up=False,
                 link_down_since=self.now,
                 covered_until=NEVER,
-                lease_until=NEVER,
+                # What the process before left is of the replica that may be ready: only that binds.
+                lease_until=self.state.lease_until if first else NEVER,
                 unanswered_since=None,
             )
             self.do(Connect(peer))
