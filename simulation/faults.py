@@ -682,16 +682,16 @@ def _traffic_held_beyond_the_next(chance: Random, seed: int) -> Plan:
         ]
     else:
         # The primary in between lives and is cut off: nobody else moves, or records, its traffic.
-        cut_at = chance.uniform(40.0, 48.0)
+        cut_at = chance.uniform(45.0, 48.0)
         faults = [
             Fault("operator-promote", at),
             Fault("rebalance", at + 2.0, "primary"),
-            Fault("strike-pause", 0.0, "SwitchTraffic:move_address", chance.uniform(cut_at - at + 8.0, 58.0)),
+            Fault("strike-pause", 0.0, "SwitchTraffic:move_address", chance.uniform(55.0, 58.0)),
             Fault("partition", cut_at, "primary control-plane", 40.0),
             Fault("partition", cut_at, "primary standby", 40.0),
         ]
-    faults.append(Fault("strike-pause", 0.0, "SwitchTraffic:commit traffic moved", chance.uniform(10.0, 30.0)))
-    return Plan(seed, True, tuple(faults), at + 90.0)
+    faults.append(Fault("strike-pause", 0.0, "SwitchTraffic:commit traffic moved", chance.uniform(15.0, 30.0)))
+    return Plan(seed, True, tuple(faults), at + 90.0, busy_steps=1700)
 
 
 def _traffic_taken_back_for_good(chance: Random, seed: int) -> Plan:
@@ -1080,6 +1080,7 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     13: _two_conclude,
     14: _launch_held_beyond_the_next,
     15: _snapshot_held_beyond_a_loss,
+    18: _traffic_held_beyond_the_next,
     19: _loss_held_beyond_a_snapshot,
     22: _signal_held_beyond_its_claim,
     24: _traffic_held_beyond_the_next,

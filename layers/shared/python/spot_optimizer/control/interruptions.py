@@ -11,7 +11,7 @@ from typing import Any
 from spot_optimizer.control.plane import Plane
 from spot_optimizer.domain import claims, timeline
 from spot_optimizer.domain.agents import FAIL_OVER, Agent, Heartbeat, Interruption, Switch
-from spot_optimizer.domain.handover import switch_id_for
+from spot_optimizer.domain.handover import Basis, switch_id_for
 from spot_optimizer.domain.signals import SignalType
 from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
 from spot_optimizer.errors import ConditionFailed, Transient
@@ -80,7 +80,7 @@ def conclude(plane: Plane, agent: Agent, switch: Switch, *, serving: bool, now: 
         now: When traffic had been moved.
 
     Returns:
-        What was achieved; `failover_time_ms` is None where the new primary was gone before it was known to serve.
+        What was achieved; `failover_time_ms` is None where nobody knows when the new primary began to serve, if it did.
 
     Raises:
         Transient: Not all of it is written; do it again.
@@ -144,6 +144,7 @@ def _conclude_promotion(
 ) -> Mapping[str, Any]:
     beat = plane.records.heartbeat(agent.agent_id, switch.to_instance_id)
     serves = serving or _serves_under(beat, switch.epoch)
+    served = serves or _is_followed(plane, switch)
     gone = f"{switch.to_instance_id} was promoted to epoch {switch.epoch}, and was gone before it was known to serve"
     served_at = None if not serves else now if beat is None else min(beat.at, now)
     former = plane.records.heartbeat(agent.agent_id, switch.from_instance_id)
@@ -159,9 +160,9 @@ def _conclude_promotion(
         plane,
         _answered_by(switch, agent),
         {
-            "failover_completed": serves,
+            "failover_completed": served,
             "failover_time_ms": took_ms,
-            "failure": None if serves else gone,
+            "failure": None if served else gone,
             "replica_id": switch.replica_id,
             "rpo_seconds": switch.rpo_seconds,
             "lag_seconds": switch.lag_seconds,
@@ -178,6 +179,12 @@ def _conclude_promotion(
         "rpo_breached": switch.rpo_breached,
         "failover_time_ms": took_ms,
     }
+
+
+def _is_followed(plane: Plane, switch: Switch) -> bool:
+    """Whether the new primary had a ready standby before it was replaced: none is ready behind what does not serve."""
+    following = plane.records.switch(switch.agent_id, switch_id_for(switch.epoch + 1))
+    return following is not None and following.basis in (Basis.FINAL_GENERATION, Basis.LEASE_EXPIRED)
 
 
 def _answered_by_claim(agent: Agent) -> Interruption:
