@@ -66,6 +66,7 @@ def test_a_primary_dies_and_what_is_promised_is_kept(plays: Mapping[str, Future[
     if played.recorded:
         assert played.recorded.keys() >= {"rto_seconds", "rpo_seconds"}, played.recorded
         assert played.recorded["steps"], played.recorded
+        assert played.recorded["rpo_seconds"] >= played.lost_seconds, (played.lost_seconds, played.recorded)
     facts = played.facts
     match letter:
         case "(a)":
@@ -105,6 +106,7 @@ def _write_down(way: Way, played: Played) -> None:
         "lost_writes": None if verdict is None else verdict.lost_writes,
         "rpo_seconds": None if verdict is None else round(played.lost_seconds, 2),
         "recorded_rpo_seconds": recorded.get("rpo_seconds"),
+        "recorded_lag_seconds": recorded.get("lag_seconds"),
         "recorded_rpo_bytes": recorded.get("rpo_bytes"),
         "steps": recorded.get("steps", []),
         "longest_loss_seconds": way.longest_loss_seconds if math.isfinite(way.longest_loss_seconds) else None,

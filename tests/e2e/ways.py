@@ -22,10 +22,15 @@ from examples.ledger.audit import Audit
 from examples.ledger.clock import boot_ns
 from local.market.views import InstanceView
 from local.rehearsal import LedgerWorkload, wait_for
+from spot_optimizer.domain import lease
 
 LONGEST_PROMISED_LOSS_SECONDS = 2.0
-FIRST_EPOCH = 1
 """Two sync intervals of a second each, before the last sign of life."""
+
+LONGEST_SILENT_LOSS_SECONDS = lease.longest_loss(LONGEST_PROMISED_LOSS_SECONDS)
+"""The same, and what a workload may acknowledge after that, until it is held."""
+
+FIRST_EPOCH = 1
 
 SLOW_FREEZE = 'HOOK_FREEZE=sleep 3; exec "$PYTHON" -m examples.ledger freeze'
 AGENT = "-m spot_agent --config"
@@ -39,7 +44,8 @@ class Played:
     Attributes:
         verdict: What the logs of client and servers prove.
         recorded: The interruption's row, where a failover was completed.
-        lost_seconds: How long before the end the oldest lost write was acknowledged; 0 if none is lost.
+        lost_seconds: From the acknowledgement of the oldest lost write to the end: the last sign of life, or the last
+            lost write if that came after it; 0 if none is lost.
         facts: What else a test wants to know.
     """
 
@@ -115,7 +121,8 @@ def concluded(workload: LedgerWorkload, *, ended_ns: int | None = None, **facts:
     time.sleep(2)
     verdict = workload.verdict()
     lost = [workload.acknowledged_at(entry_id) for entry_id in verdict.lost_ids]
-    lost_seconds = max(((ended_ns or boot_ns()) - at) / 1e9 for at in lost) if lost else 0.0
+    ended = max(boot_ns() if ended_ns is None else ended_ns, *lost) if lost else 0
+    lost_seconds = (ended - min(lost)) / 1e9 if lost else 0.0
     return Played(verdict, recorded_of(workload), lost_seconds, facts)
 
 
@@ -123,14 +130,20 @@ def recorded_of(workload: LedgerWorkload) -> Mapping[str, Any]:
     """What the control plane wrote down of the last failover that it saw through; nothing if none was promoted."""
     if int(workload.view()["epoch"]) == FIRST_EPOCH:
         return {}
+
+    def look() -> list[dict[str, Any]] | None:
+        failovers = [row for row in _signals(workload) if row["response_action"]["S"] == "fail-over"]
+        done = [row for row in failovers if row["failover_completed"]["BOOL"]]
+        return done if done and len(done) + sum("failure" in row for row in failovers) >= len(failovers) else None
+
     done = wait_for(
-        "a failover is written down",
-        lambda: [row for row in _signals(workload) if row["failover_completed"]["BOOL"]],
-        seconds=60,
+        "every failover is written down",
+        look,
+        seconds=150,
         stands=lambda: f"{_signals(workload)}\n{workload.how_things_stand()}",
     )
     row = max(done, key=lambda one: str(one["detected_at"]["S"]))
-    costs = ("rto_seconds", "rpo_seconds", "rpo_bytes")
+    costs = ("rto_seconds", "rpo_seconds", "lag_seconds", "rpo_bytes")
     found: dict[str, Any] = {name: float(row[name]["N"]) for name in costs if name in row}
     steps = [(step["M"]["step"]["S"], int(step["M"]["ms"]["N"])) for step in row.get("steps", {}).get("L", [])]
     return {"signal_type": row["signal_type"]["S"], "steps": steps, **found}
@@ -489,9 +502,9 @@ WAYS = (
     Way(
         "(i)",
         "agent killed with SIGKILL, workload alive",
-        "fenced within the lease",
+        "held and fenced within the lease",
         agent_killed_for_good,
-        float("inf"),
+        LONGEST_SILENT_LOSS_SECONDS,
     ),
     Way(
         "(j)",
