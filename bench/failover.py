@@ -14,7 +14,7 @@ DOCUMENT: Final = ROOT / "docs" / "failover.md"
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"
 HEADER: Final = (
-    "| way | what happens | RTO, s | outage, s | of it hooks, s | lost writes | RPO, s | recorded: at most, s | promise |",
+    "| way | what happens | RTO, s | outage, s | of it hooks, s | lost writes | RPO, s | RPO recorded, s | promise |",
     "|---|---|---|---|---|---|---|---|---|",
 )
 
