@@ -33,6 +33,7 @@ LONGEST_SILENT_LOSS_SECONDS = lease.longest_loss(LONGEST_PROMISED_LOSS_SECONDS)
 FIRST_EPOCH = 1
 
 SLOW_FREEZE = 'HOOK_FREEZE=sleep 3; exec "$PYTHON" -m examples.ledger freeze'
+SLOW_START = 'HOOK_START=sleep 2; exec "$PYTHON" -m examples.ledger serve'
 AGENT = "-m spot_agent --config"
 WORKLOAD = "-m examples.ledger"
 
@@ -368,21 +369,29 @@ def both_noticed_at_once(launch: Launch) -> Played:
 
 
 def refused_before_the_promotion(launch: Launch) -> Played:
-    return _refused_for_a_minute(launch, lambda _workload, _before: None)
+    workload = protected(launch)
+    before = workload.view()
+    parties = (before["primary_instance_id"], standby_of(workload))
+    with unreachable(workload, *parties):
+        workload.tenancy.aws.market.interrupt(parties[0], notice_seconds=118)
+        time.sleep(60)
+    promoted(workload, before)
+    return concluded(workload)
 
 
 def refused_during_the_promotion(launch: Launch) -> Played:
-    def frozen(workload: LedgerWorkload, _before: Mapping[str, Any]) -> None:
-        wait_for("a handover is open", lambda: workload.view()["handover_state"] == "open", seconds=60)
+    def freezing(workload: LedgerWorkload, before: Mapping[str, Any]) -> None:
+        log = workload.tenancy.aws.folder / "logs" / f"{before['primary_instance_id']}.log"
+        wait_for("the primary freezes", lambda: '"message": "freezing"' in log.read_text(), seconds=60)
 
-    return _refused_for_a_minute(launch, frozen, settings=(SLOW_FREEZE,))
+    return _refused_for_a_minute(launch, freezing, settings=(SLOW_FREEZE,))
 
 
 def refused_after_the_promotion(launch: Launch) -> Played:
     def over(workload: LedgerWorkload, before: Mapping[str, Any]) -> None:
         wait_for("the standby is promoted", lambda: workload.view()["epoch"] > before["epoch"], seconds=60)
 
-    return _refused_for_a_minute(launch, over)
+    return _refused_for_a_minute(launch, over, settings=(SLOW_START,))
 
 
 def _refused_for_a_minute(
