@@ -786,7 +786,7 @@ def _orphans_amid_trouble(chance: Random, seed: int) -> Plan:
     if chance.random() < 0.4:
         faults.append(Fault("operator-pause", max(at, 0.5) + chance.uniform(0.0, 30.0), "", chance.uniform(20.0, 90.0)))
     faults = _but_two_notices(sorted(faults, key=lambda fault: fault.at))
-    return Plan(seed, True, tuple(faults), main_at + chance.uniform(90.0, 140.0))
+    return Plan(seed, True, tuple(faults), main_at + chance.uniform(90.0, 140.0), busy_steps=900)
 
 
 def _many_orphans(chance: Random, seed: int) -> Plan:

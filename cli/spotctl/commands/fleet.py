@@ -79,7 +79,7 @@ SWITCH = Shape(
         Column("from", "from_pool_id", whole=True),
         Column("to", "to_pool_id", whole=True),
         Column("took", "rto_seconds", seconds, right=True, whole=True),
-        Column("lost ≤", "rpo_seconds", seconds, right=True),
+        Column("lost", "rpo_seconds", seconds, right=True),
         Column("because of", "switch_reason"),
     ),
     nothing="There was no switch.",
