@@ -71,7 +71,7 @@ class Plan:
     calm_at: float
     fair: bool = False
     sweeps_orphans: bool = False
-    busy_steps: int = 1100
+    busy_steps: int = 1000
 
 
 class Weather:

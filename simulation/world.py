@@ -903,8 +903,9 @@ class World:
         elif rival == "retake":
             self.kernel.after(0.0, self._stop_and_retake)
         elif rival == "redrive":
-            # He has the one that he stopped go on as well, a moment later.
+            # He has the one that he stopped go on as well, when the sweep has found it dead.
             self.kernel.after(0.0, lambda: self._stop_and_retake(redrives=True))
+            self.kernel.after(self.kernel.between(0.2, 0.6), self._sweep_again, Fault("sweep-again", self.kernel.now))
         elif rival == "abort":
             self.kernel.after(0.0, self._abort_as_primary)
         elif rival == "sweep":
@@ -922,7 +923,7 @@ class World:
                 running.stop()
                 self.kernel.after(self.kernel.between(0.0, 0.5), self._operator_promote, Fault("operator-promote", 0.0))
                 if redrives:
-                    self.kernel.after(self.kernel.between(0.2, 3.0), running.redrive)
+                    self.kernel.after(self.kernel.between(1.0, 3.0), running.redrive)
 
     def _abort_as_primary(self) -> None:
         """A request to abort that the primary sent before, and that arrives now."""
