@@ -352,9 +352,14 @@ def draw_plan(seed: int) -> Plan:
 
 
 def _but_two_notices(faults: list[Fault]) -> list[Fault]:
-    """Each notice is two minutes of failover; with three of them a run would not be short any more."""
+    """Each notice is two minutes of failover, and a pause puts that off: with three of these a run would not be short."""
     late = [index for index, fault in enumerate(faults) if fault.kind == "notice"][2:]
-    return [fault for index, fault in enumerate(faults) if index not in late]
+    notices = sum(fault.kind == "notice" for fault in faults)
+    return [
+        fault
+        for index, fault in enumerate(faults)
+        if index not in late and not (notices > 1 and fault.kind == "operator-pause")
+    ]
 
 
 def _held(write: str, lasts: float, rival: str = "") -> Fault:
