@@ -352,7 +352,7 @@ def draw_plan(seed: int) -> Plan:
 
 
 def _but_two_notices(faults: list[Fault]) -> list[Fault]:
-    """Each notice is two minutes of failover, and a pause puts that off: with three of these a run would not be short."""
+    """Each notice is two minutes of failover, and a pause puts that off: with three of these a run would be long."""
     late = [index for index, fault in enumerate(faults) if fault.kind == "notice"][2:]
     notices = sum(fault.kind == "notice" for fault in faults)
     return [
