@@ -310,7 +310,7 @@ class Serving:
 
     def _thaw(self, epoch: int, cancellation: Cancellation) -> None:
         began = time.monotonic()
-        if self._hooks.thaw is not None and not self._run("thaw", self._hooks.thaw, epoch, cancellation):
+        if self._hooks.thaw is not None and not self._run_unheld("thaw", self._hooks.thaw, cancellation):
             if not cancellation.wait():
                 self._stop("it cannot be thawed")
             return
