@@ -511,6 +511,17 @@ def _opening_held_beyond_its_attempt(chance: Random, seed: int) -> Plan:
     return Plan(seed, True, faults, at + 20.0)
 
 
+def _overtaken_before_it_serves(chance: Random, seed: int) -> Plan:
+    """The promoted instance dies before it serves, and the next failover goes back to the one before."""
+    at = chance.uniform(8.0, 12.0)
+    faults = (
+        Fault("notice", at, "primary"),
+        Fault("strike-kill", at, "agent:Start", 200.0),
+        Fault("shut-down", at + chance.uniform(1.5, 3.0), "primary"),
+    )
+    return Plan(seed, True, faults, at + 45.0)
+
+
 def _redriven(chance: Random, seed: int) -> Plan:
     """An operator stops an execution, asks anew, and then has the stopped one go on from where it was."""
     at = chance.uniform(8.0, 12.0)
@@ -1085,8 +1096,10 @@ STAGES: dict[int, Callable[[Random, int], Plan]] = {
     13: _two_conclude,
     14: _launch_held_beyond_the_next,
     15: _snapshot_held_beyond_a_loss,
+    16: _overtaken_before_it_serves,
     18: _traffic_held_beyond_the_next,
     19: _loss_held_beyond_a_snapshot,
+    21: _overtaken_before_it_serves,
     22: _signal_held_beyond_its_claim,
     24: _traffic_held_beyond_the_next,
     25: _snapshot_held_beyond_a_fall_back,
