@@ -378,6 +378,9 @@ class Runtime:
         carried = self._parts.shipper.carried
         sizes = [each.state_bytes for each in (measured, carried) if each is not None]
         rates = [each.bytes_per_second for each in (carried, measured) if each is not None]
+        changed = self._parts.shipper.changed_bytes_per_second
+        if changed is None and measured is not None:
+            changed = measured.changed_bytes_per_second
         state_bytes, rate = next(iter(sizes), None), next((rate for rate in rates if rate is not None), None)
         cost = None if measured is None else measured.usd_per_day
         said = protection(standby_ready=state.bound is not None, state_bytes=state_bytes, bytes_per_second=rate)
@@ -385,7 +388,7 @@ class Runtime:
             "protection": said,
             "state_bytes": state_bytes,
             "state_bytes_per_second": rate,
-            "changed_bytes_per_second": None if measured is None else measured.changed_bytes_per_second,
+            "changed_bytes_per_second": changed,
             "snapshot_usd_per_day": None if cost is None else float(cost),
         }
         return {name: value for name, value in found.items() if value is not None}

@@ -32,6 +32,7 @@ _SHIP_SECONDS: Final = 3600.0
 
 _FINAL_SECONDS: Final = 60.0
 _SILENCE_SECONDS: Final = 3.0
+_RATE_SECONDS: Final = 60.0
 _LEASE_ANSWER_SECONDS: Final = 2.0
 _FIRST_RETRY_SECONDS: Final = 0.1
 _LONGEST_RETRY_SECONDS: Final = 2.0
@@ -70,6 +71,26 @@ class Carried:
 
     state_bytes: int
     bytes_per_second: float
+
+
+class ChangeRate:
+    """How fast the state changes: what was sent of it, compressed, over the time that covers, of the last minute."""
+
+    def __init__(self) -> None:
+        self._sent: tuple[tuple[float, float, int], ...] = ()
+
+    def note(self, since: float, until: float, sent_bytes: int) -> None:
+        """Add what changed between two moments (CLOCK_BOOTTIME)."""
+        # Replaced as a whole: another thread reads it.
+        lately = (one for one in self._sent if one[1] > until - _RATE_SECONDS)
+        self._sent = (*lately, (since, until, sent_bytes))
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """None before anything is known."""
+        sent = self._sent
+        covered = sum(until - since for since, until, _ in sent)
+        return sum(size for _, _, size in sent) / covered if covered > 0 else None
 
 
 class Shipper:
@@ -126,6 +147,7 @@ class Shipper:
         self._retry_seconds = _FIRST_RETRY_SECONDS
         self._shipped: Shipped | None = None
         self._carried: Carried | None = None
+        self._changes = ChangeRate()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="shipper", daemon=True)
 
@@ -225,6 +247,11 @@ class Shipper:
     def carried(self) -> Carried | None:
         """How fast a whole state was last carried; None before that happened."""
         return self._carried
+
+    @property
+    def changed_bytes_per_second(self) -> float | None:
+        """How fast the state changes, as far as that was sent to a standby; None before that is known."""
+        return self._changes.bytes_per_second
 
     @property
     def progress(self) -> Progress | None:
@@ -376,6 +403,7 @@ class Shipper:
                 return True
             may_confirm = False  # it holds something else than it acknowledged, or nothing: shipping finds out
         refused = None
+        whole = link.held is None
         with self._reading:
             number = self._ready_to_read()
             if number is None:
@@ -399,7 +427,6 @@ class Shipper:
                     if unchanged and self._confirm(link, destination, until, until_wall):
                         generation.cancel()
                         return True
-                    whole = link.held is None
                     acknowledged = link.ship(generation, timeout_seconds=bound)
                     if whole and link.held is not None:
                         total = link.held.total_bytes
@@ -420,7 +447,8 @@ class Shipper:
         if final is not None:
             log.info("final generation shipped", extra={"seconds": round(boot_clock() - until, 3)})
         shipped = Shipped(acknowledged.number, until, until_wall.isoformat(), extra, final is not None)
-        self._note_shipped(link, destination, shipped, handover_id)
+        sent_bytes = None if whole or progress is None else progress.wire_bytes
+        self._note_shipped(link, destination, shipped, handover_id, sent_bytes=sent_bytes)
         return True
 
     def _ready_to_read(self) -> int | None:
@@ -443,12 +471,21 @@ class Shipper:
             log.info("not confirmed", extra={"replica_id": destination.replica_id, "error": str(error)})
             return False
         covered = replace(former, until=until, until_wall=until_wall.isoformat())
-        self._note_shipped(link, destination, covered, None)
+        self._note_shipped(link, destination, covered, None, sent_bytes=0)
         return True
 
     def _note_shipped(
-        self, link: PrimaryLink, destination: Destination, shipped: Shipped, handover_id: str | None
+        self,
+        link: PrimaryLink,
+        destination: Destination,
+        shipped: Shipped,
+        handover_id: str | None,
+        *,
+        sent_bytes: int | None,
     ) -> None:
+        former = self._shipped
+        if former is not None and sent_bytes is not None:
+            self._changes.note(former.until, shipped.until, sent_bytes)
         with self._changed:
             if self._link is link:  # and not on its way to another standby meanwhile
                 self._shipped = shipped

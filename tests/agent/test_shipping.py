@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from spot_agent.receiving import Receiver
-from spot_agent.shipping import Destination, Shipper
+from spot_agent.shipping import ChangeRate, Destination, Shipper
 from spot_agent.sync.errors import ImageDamaged
 from spot_agent.sync.identity import Identity
 from spot_agent.sync.link import Peer as LinkPeer
@@ -342,3 +342,13 @@ def test_a_notice_lifts_the_limit_of_the_rate(tmp_path: Path) -> None:
         assert time.monotonic() - began < 20
     finally:
         rig.close()
+
+
+def test_the_rate_of_change_is_what_was_sent_over_the_time_it_covers_of_the_last_minute() -> None:
+    changes = ChangeRate()
+    assert changes.bytes_per_second is None
+    changes.note(10.0, 11.0, 3000)
+    changes.note(11.0, 13.0, 0)
+    assert changes.bytes_per_second == 1000
+    changes.note(13.0, 100.0, 8700)
+    assert changes.bytes_per_second == 100

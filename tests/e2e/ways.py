@@ -93,6 +93,19 @@ def processes(workload: LedgerWorkload, instance_id: str, *commands: str) -> lis
     return found
 
 
+def await_change_rate(workload: LedgerWorkload) -> None:
+    """Wait until the primary has told how fast its state changes: what is lost is judged by that."""
+    dynamodb = workload.tenancy.aws.client("dynamodb")
+    table = next(name for name in dynamodb.list_tables()["TableNames"] if "eartbeat" in name)
+    key = {"agent_id": {"S": workload.agent_id}, "instance_id": {"S": workload.view()["primary_instance_id"]}}
+
+    def look() -> bool:
+        row = dynamodb.get_item(TableName=table, Key=key, ConsistentRead=True).get("Item", {})
+        return float(row.get("changed_bytes_per_second", {"N": "0"})["N"]) > 0
+
+    wait_for("the primary says how fast its state changes", look, seconds=60, stands=workload.how_things_stand)
+
+
 def await_snapshot(workload: LedgerWorkload, *, after: datetime) -> dict[str, Any]:
     """Wait for a complete snapshot of a later moment."""
 
@@ -291,6 +304,7 @@ def notice_in_which_nothing_boots(launch: Launch) -> Played:
 
 def sudden_death_with_a_ready_standby(launch: Launch) -> Played:
     workload = protected(launch)
+    await_change_rate(workload)
     before = workload.view()
     killed_ns = boot_ns()
     workload.tenancy.aws.market.kill(before["primary_instance_id"])
@@ -322,6 +336,7 @@ def link_to_the_standby_cut(launch: Launch) -> Played:
 
 def agent_killed_for_good(launch: Launch) -> Played:
     workload = protected(launch)
+    await_change_rate(workload)
     before = workload.view()
     primary_id = before["primary_instance_id"]
     killed_ns = boot_ns()
@@ -339,6 +354,7 @@ def agent_killed_for_good(launch: Launch) -> Played:
 
 def agent_and_workload_stopped_and_continued(launch: Launch) -> Played:
     workload = protected(launch)
+    await_change_rate(workload)
     before = workload.view()
     stopped = processes(workload, before["primary_instance_id"], AGENT, WORKLOAD)
     stopped_ns = boot_ns()

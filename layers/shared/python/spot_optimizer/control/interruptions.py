@@ -147,13 +147,11 @@ def _conclude_promotion(
     served = serves or _is_followed(plane, switch)
     gone = f"{switch.to_instance_id} was promoted to epoch {switch.epoch}, and was gone before it was known to serve"
     served_at = None if not serves else now if beat is None else min(beat.at, now)
-    former = plane.records.heartbeat(agent.agent_id, switch.from_instance_id)
-    changed = None if former is None else former.changed_bytes_per_second
     rto_ms = None if served_at is None else _milliseconds(switch.signal_at, served_at)
     took_ms = None if served_at is None else _milliseconds(switch.signal_at, now)
     cost = {
         "rto_seconds": None if rto_ms is None else max(rto_ms, 0) / 1000,
-        "rpo_bytes": timeline.lost_bytes(rpo_seconds=switch.rpo_seconds, changed_bytes_per_second=changed),
+        "rpo_bytes": switch.rpo_bytes if switch.rpo_bytes is not None else _lost_bytes(plane, switch),
         "steps": timeline.steps(switch, served_at=served_at, now=now),
     }
     _conclude_signal(
@@ -179,6 +177,13 @@ def _conclude_promotion(
         "rpo_breached": switch.rpo_breached,
         "failover_time_ms": took_ms,
     }
+
+
+def _lost_bytes(plane: Plane, switch: Switch) -> int | None:
+    """By the old primary's last word, where the promotion could not tell: there, mostly, it had died by then."""
+    former = plane.records.heartbeat(switch.agent_id, switch.from_instance_id)
+    changed = None if former is None else former.changed_bytes_per_second
+    return timeline.lost_bytes(rpo_seconds=switch.rpo_seconds, changed_bytes_per_second=changed)
 
 
 def _is_followed(plane: Plane, switch: Switch) -> bool:

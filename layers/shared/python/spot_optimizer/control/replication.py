@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from spot_optimizer.control import pausing, selecting
@@ -23,6 +24,7 @@ from spot_optimizer.errors import (
     ReplicaPromoted,
     StaleEpoch,
     ToggledOff,
+    Transient,
 )
 
 TRIES = 4
@@ -258,6 +260,7 @@ def commit_handover(
             covered_until=covered_until,
             lag_seconds=lag_seconds,
             frozen=basis is Basis.SNAPSHOT and _nothing_came_after(plane, agent, covered_until),
+            changed_bytes_per_second=None if basis is Basis.FINAL_GENERATION else _change_rate(plane, agent),
             now=plane.clock(),
         )
         try:
@@ -266,6 +269,14 @@ def commit_handover(
             # Read back: whether it took effect, and if not, why, the fresh rows tell.
             continue
     raise OutcomeUnknown(f"the promotion under handover {handover_id} has no known outcome yet; ask again")
+
+
+def _change_rate(plane: Plane, agent: Agent) -> float | None:
+    """How fast the primary's state changed, by its own last word: once it is no primary it tells that no more."""
+    with suppress(Transient):
+        beat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
+        return None if beat is None else beat.changed_bytes_per_second
+    return None
 
 
 def abort_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: int) -> Agent:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from spot_optimizer.domain import lease
+from spot_optimizer.domain import lease, timeline
 from spot_optimizer.domain.agents import NOT_OPEN, Agent, HandoverState, Instance, InstanceRole, Urgency
 from spot_optimizer.domain.replicas import Replica, ReplicaState, instance_values
 from spot_optimizer.domain.signals import SignalType
@@ -251,6 +251,7 @@ def promote(
     covered_until: datetime | None,
     lag_seconds: float | None,
     frozen: bool = False,
+    changed_bytes_per_second: float | None = None,
     now: datetime,
 ) -> Transaction:
     """The promotion: the one write that moves an agent to its next epoch.
@@ -268,6 +269,7 @@ def promote(
         covered_until: The old primary's state up to here is on the standby.
         lag_seconds: How far behind the standby was when it last heard its primary; None if it can not tell.
         frozen: The snapshot that it restored was taken when nothing was acknowledged any more.
+        changed_bytes_per_second: How fast the old primary's state changed; None if that is not known.
         now: When.
 
     Raises:
@@ -370,6 +372,9 @@ def promote(
                     "basis": basis,
                     "switched_at": now,
                     "rpo_seconds": loss.at_most_seconds,
+                    "rpo_bytes": timeline.lost_bytes(
+                        rpo_seconds=loss.at_most_seconds, changed_bytes_per_second=changed_bytes_per_second
+                    ),
                     "lag_seconds": loss.lag_seconds,
                     "rpo_breached": loss.lag_seconds is None or loss.lag_seconds > promised,
                     "demote_old_primary": _wish(agent, basis=basis),
