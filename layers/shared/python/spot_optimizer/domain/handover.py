@@ -29,6 +29,9 @@ HELD_STATES = (ReplicaState.SYNCING, ReplicaState.READY)
 """States in which a replica has a standby that may hold a generation."""
 
 
+EVENT_RESOLUTION = timedelta(seconds=1)
+"""EventBridge tells the time of an event in whole seconds; what happened may have happened so much later."""
+
 RESTORES = 6
 """So many standbys may find that no snapshot can be restored before that is believed."""
 
@@ -475,7 +478,7 @@ def loss_with_snapshot(agent: Agent, *, covered_until: datetime | None, frozen: 
         return NOTHING_LOST
     until = now
     if agent.claim_signal == SignalType.STATE_CHANGE and agent.claim_signal_at is not None:
-        until = min(agent.claim_signal_at, now)
+        until = min(agent.claim_signal_at + EVENT_RESOLUTION, now)
     since = covered_until or agent.snapshot_taken_at or agent.registered_at
     return Loss(max((until - since) / timedelta(seconds=1), 0.0), None)
 
