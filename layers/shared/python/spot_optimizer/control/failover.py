@@ -481,7 +481,7 @@ def _serves(plane: Plane, agent: Agent, epoch: int) -> bool:
     if not _promoted(agent, epoch):
         return False
     heartbeat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
-    return heartbeat is not None and heartbeat.serving and heartbeat.epoch == agent.epoch
+    return heartbeat is not None and heartbeat.serves_under(agent.epoch)
 
 
 def _patience(plane: Plane, agent: Agent) -> timedelta:

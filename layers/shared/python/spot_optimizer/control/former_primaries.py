@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spot_optimizer.control import pausing, replication
-from spot_optimizer.control.plane import Plane, active_replica
+from spot_optimizer.control.plane import Plane, active_replica, latest_switches
 from spot_optimizer.domain import former_primaries
 from spot_optimizer.domain.agents import Agent, Switch
 from spot_optimizer.domain.catalogue import ONE_EVENT
@@ -16,14 +16,10 @@ from spot_optimizer.domain.former_primaries import (
     Terminate,
     demoted_replica_id,
 )
-from spot_optimizer.domain.handover import switch_id_for
 from spot_optimizer.domain.replicas import Replica
-from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.signals import SignalType, event_id_of
 from spot_optimizer.domain.writes import Transaction
 from spot_optimizer.errors import ConditionFailed, OutcomeUnknown
-
-LATEST = 20
-"""Of how many switches, at most, the old primaries are looked after: those before have been dealt with long ago."""
 
 
 def look_after(plane: Plane, listed: Agent) -> int:
@@ -31,7 +27,9 @@ def look_after(plane: Plane, listed: Agent) -> int:
 
     Switches are concluded in their order, so that all before a concluded one are: mostly one row is read here.
     """
-    open_switches = _open_switches(plane, listed)
+    open_switches = latest_switches(
+        plane, listed.agent_id, until=listed.epoch, only=lambda switch: switch.old_primary is None
+    )
     if not open_switches:
         return 0
     agent = plane.records.agent(listed.agent_id)
@@ -44,17 +42,6 @@ def look_after(plane: Plane, listed: Agent) -> int:
         all_concluded &= concluded
         acted += moved
     return acted
-
-
-def _open_switches(plane: Plane, agent: Agent) -> list[Switch]:
-    """Those whose old primary is not dealt with, the oldest first."""
-    found: list[Switch] = []
-    for epoch in range(agent.epoch, max(agent.epoch - LATEST, 1), -1):
-        switch = plane.records.switch(agent.agent_id, switch_id_for(epoch))
-        if switch is None or switch.old_primary is not None:
-            break
-        found.insert(0, switch)
-    return found
 
 
 def _settle(plane: Plane, agent: Agent, switch: Switch, *, may_conclude: bool) -> tuple[bool, bool]:
@@ -120,7 +107,7 @@ def unfit_for_demotion(plane: Plane, agent: Agent, replica: Replica) -> str:
 
 def is_noticed(plane: Plane, agent: Agent, instance_id: str) -> bool:
     """Whether AWS gave notice that it takes an instance of the agent back."""
-    notice = plane.records.interruption(agent.agent_id, f"{instance_id}#{SignalType.TERMINATION_NOTICE}")
+    notice = plane.records.interruption(agent.agent_id, event_id_of(instance_id, SignalType.TERMINATION_NOTICE))
     return notice is not None
 
 

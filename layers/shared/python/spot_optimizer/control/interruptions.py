@@ -8,16 +8,13 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from spot_optimizer.control.plane import Plane
+from spot_optimizer.control.plane import Plane, latest_switches
 from spot_optimizer.domain import claims, timeline
-from spot_optimizer.domain.agents import FAIL_OVER, Agent, Heartbeat, Interruption, Switch
+from spot_optimizer.domain.agents import FAIL_OVER, Agent, Interruption, Switch
 from spot_optimizer.domain.handover import Basis, switch_id_for
-from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.signals import SignalType, event_id_of
 from spot_optimizer.domain.writes import Change, Equals, Missing, Present, Table, Transaction
 from spot_optimizer.errors import ConditionFailed, Transient
-
-LATEST = 20
-"""Of so many promotions, at most, those left behind are concluded."""
 
 
 def record_once(plane: Plane, interruption: Interruption) -> None:
@@ -85,7 +82,8 @@ def conclude(plane: Plane, agent: Agent, switch: Switch, *, serving: bool, now: 
     Raises:
         Transient: Not all of it is written; do it again.
     """
-    for earlier in _unconcluded_before(plane, switch):
+    left = latest_switches(plane, switch.agent_id, until=switch.epoch - 1, only=lambda one: not one.concluded)
+    for earlier in left:
         _conclude_promotion(plane, agent, earlier, serving=False, now=now)
     return _conclude_promotion(plane, agent, switch, serving=serving, now=now)
 
@@ -105,7 +103,8 @@ def conclude_left_behind(plane: Plane, listed: Agent, *, is_lost: bool = False) 
         return 0
     agent = plane.records.agent(listed.agent_id)
     beat = plane.records.heartbeat(agent.agent_id, switch.to_instance_id)
-    is_over = is_lost or agent.epoch > switch.epoch or _serves_under(beat, switch.epoch)
+    serves = beat is not None and beat.serves_under(switch.epoch)
+    is_over = is_lost or agent.epoch > switch.epoch or serves
     if not is_over or claims.concludes(agent):
         return 0
     conclude(plane, agent, switch, serving=False, now=plane.clock())
@@ -128,22 +127,11 @@ def conclude_failed(plane: Plane, agent: Agent, epoch: int, *, cause: str) -> No
     _conclude_signal(plane, answered, failed)
 
 
-def _unconcluded_before(plane: Plane, switch: Switch) -> list[Switch]:
-    """The earlier promotions that are not concluded, the oldest first."""
-    found: list[Switch] = []
-    for epoch in range(switch.epoch - 1, max(switch.epoch - LATEST, 1), -1):
-        earlier = plane.records.switch(switch.agent_id, switch_id_for(epoch))
-        if earlier is None or earlier.concluded:
-            break
-        found.insert(0, earlier)
-    return found
-
-
 def _conclude_promotion(
     plane: Plane, agent: Agent, switch: Switch, *, serving: bool, now: datetime
 ) -> Mapping[str, Any]:
     beat = plane.records.heartbeat(agent.agent_id, switch.to_instance_id)
-    serves = serving or _serves_under(beat, switch.epoch)
+    serves = serving or (beat is not None and beat.serves_under(switch.epoch))
     served = serves or _is_followed(plane, switch)
     gone = f"{switch.to_instance_id} was promoted to epoch {switch.epoch}, and was gone before it was known to serve"
     served_at = None if not serves else now if beat is None else min(beat.at, now)
@@ -196,7 +184,7 @@ def _answered_by_claim(agent: Agent) -> Interruption:
     signal_type = agent.claim_signal or SignalType.OPERATOR
     return Interruption(
         agent_id=agent.agent_id,
-        event_id=f"{agent.primary_instance_id}#{signal_type}",
+        event_id=event_id_of(agent.primary_instance_id, signal_type),
         instance_id=agent.primary_instance_id,
         pool_id=agent.primary_pool_id,
         signal_type=signal_type,
@@ -214,7 +202,7 @@ def _answered_by(switch: Switch, agent: Agent) -> Interruption:
     epoch = switch.epoch - 1
     return Interruption(
         agent_id=switch.agent_id,
-        event_id=f"{switch.from_instance_id}#{signal_type}",
+        event_id=event_id_of(switch.from_instance_id, signal_type),
         instance_id=switch.from_instance_id,
         pool_id=switch.from_pool_id,
         signal_type=signal_type,
@@ -268,11 +256,6 @@ def _record_failover(plane: Plane, answered: Interruption) -> str:
 def _commit_once(plane: Plane, transaction: Transaction) -> None:
     with suppress(ConditionFailed):
         plane.records.commit(transaction)
-
-
-def _serves_under(beat: Heartbeat | None, epoch: int) -> bool:
-    """Whether an instance's last sign of life says that it serves under an epoch."""
-    return beat is not None and beat.serving and beat.epoch == epoch
 
 
 def _milliseconds(since: datetime | None, now: datetime) -> int | None:

@@ -16,7 +16,7 @@ from spot_optimizer.control.plane import Plane, find_instance, find_replica
 from spot_optimizer.domain import orphans
 from spot_optimizer.domain.agents import Agent
 from spot_optimizer.domain.orphans import Circumstances, Claims, Finding, Judged, Kind, Resource, Sighting
-from spot_optimizer.domain.signals import SignalType
+from spot_optimizer.domain.signals import SignalType, event_id_of
 from spot_optimizer.errors import (
     AgentUnknown,
     ConditionFailed,
@@ -146,7 +146,7 @@ def _report_ended(plane: Plane, number: int, sightings: list[Sighting]) -> None:
 
 
 def _is_taken_back(plane: Plane, inventory: Inventory, resource: Resource) -> bool:
-    event_id = f"{resource.resource_id}#{SignalType.TERMINATION_NOTICE}"
+    event_id = event_id_of(resource.resource_id, SignalType.TERMINATION_NOTICE)
     recorded = plane.records.interruption(resource.agent_id, event_id)
     return recorded is not None or inventory.is_taken_back(resource.resource_id)
 

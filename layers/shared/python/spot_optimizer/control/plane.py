@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from spot_optimizer.domain.agents import Agent, Instance, TrafficAdapter
+from spot_optimizer.domain.agents import Agent, Instance, Switch, TrafficAdapter
+from spot_optimizer.domain.handover import switch_id_for
 from spot_optimizer.domain.replicas import Replica
 from spot_optimizer.errors import InstanceUnknown, ReplicaUnknown
 from spot_optimizer.ports import (
@@ -23,6 +24,8 @@ from spot_optimizer.ports import (
 
 DEAD_STATES = ("stopped", "terminated")
 """EC2 states that prove that nothing runs on an instance; `shutting-down` is not death yet."""
+
+LATEST_SWITCHES = 20
 
 HEARD_LATELY = timedelta(seconds=15)
 """A primary that has a standby says something at least every 5 s."""
@@ -107,6 +110,20 @@ def find_replica(plane: FleetPlane, agent_id: str, replica_id: str | None) -> Re
         return plane.records.replica(agent_id, replica_id)
     except ReplicaUnknown:
         return None
+
+
+def latest_switches(plane: FleetPlane, agent_id: str, *, until: int, only: Callable[[Switch], bool]) -> list[Switch]:
+    """An agent's latest switches, up to the one that began an epoch, as far back as all are such; the oldest first.
+
+    At most `LATEST_SWITCHES`: what comes before them has been dealt with long ago.
+    """
+    found: list[Switch] = []
+    for epoch in range(until, max(until - LATEST_SWITCHES, 1), -1):
+        switch = plane.records.switch(agent_id, switch_id_for(epoch))
+        if switch is None or not only(switch):
+            break
+        found.insert(0, switch)
+    return found
 
 
 def active_replica(plane: Plane, agent: Agent) -> Replica | None:

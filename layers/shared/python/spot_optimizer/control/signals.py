@@ -17,7 +17,7 @@ from spot_optimizer.domain.claims import Execution, Ignore, Join, Retake
 from spot_optimizer.domain.rebalance import RebalanceRisk, rebalance_risk
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType
 from spot_optimizer.domain.risk import RiskBasis
-from spot_optimizer.domain.signals import Signal, SignalType
+from spot_optimizer.domain.signals import Signal, SignalType, event_id_of
 from spot_optimizer.domain.switching import Begin
 from spot_optimizer.domain.upkeep import HandOver, Protect, Release, Replace
 from spot_optimizer.domain.writes import Transaction
@@ -178,7 +178,7 @@ def wake_if_serving(plane: Plane, agent: Agent, heartbeat: Heartbeat) -> None:
     """
     # A claim of the present epoch waits for something else: woken now, it would only look, and wait again.
     promoted = claims.concludes(agent) and heartbeat.instance_id == agent.primary_instance_id
-    if promoted and heartbeat.serving and heartbeat.epoch == agent.epoch and agent.task_token is not None:
+    if promoted and heartbeat.serves_under(agent.epoch) and agent.task_token is not None:
         plane.workflows.wake(agent.task_token)
 
 
@@ -321,7 +321,7 @@ def _return_traffic(plane: Plane, agent_id: str) -> bool:
     if agent_id not in _astray(plane, [agent]):
         return False
     heartbeat = plane.records.heartbeat(agent_id, agent.primary_instance_id)
-    if heartbeat is None or not heartbeat.serving or heartbeat.epoch != agent.epoch:
+    if heartbeat is None or not heartbeat.serves_under(agent.epoch):
         return False
     return move_traffic(plane, agent_id, is_astray=True)
 
@@ -355,7 +355,7 @@ def _look_after(plane: Plane, agent: Agent, *, state: str | None) -> bool:
             return start_fail_over(plane, agent.agent_id, signal).execution is not None
     if agent.traffic_epoch < agent.epoch:
         heartbeat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
-        if heartbeat is not None and heartbeat.serving and heartbeat.epoch == agent.epoch:
+        if heartbeat is not None and heartbeat.serves_under(agent.epoch):
             return reconcile_traffic(plane, agent.agent_id)
     return False
 
@@ -441,7 +441,7 @@ def _hand_over(plane: Plane, agent: Agent, signal_type: SignalType, *, reason: s
 def _catch_up(plane: Plane, listed: Agent) -> int:
     """Act on what a pause let go by, and judge a recommendation again: its pool may have raised the risk meanwhile."""
     now = plane.clock()
-    notice = plane.records.interruption(listed.agent_id, f"{listed.primary_instance_id}#{_NOTICE}")
+    notice = plane.records.interruption(listed.agent_id, event_id_of(listed.primary_instance_id, _NOTICE))
     recommended = _recommendation(plane, listed)
     is_noticed = notice is not None and notice.response_action == LEFT_ALONE
     is_watched = recommended is not None and recommended.response_action in (WATCH, LEFT_ALONE)
@@ -497,7 +497,7 @@ def _risk_by_model(plane: Plane, agent: Agent, now: datetime) -> Decimal | None:
 
 
 def _recommendation(plane: Plane, agent: Agent) -> Interruption | None:
-    return plane.records.interruption(agent.agent_id, f"{agent.primary_instance_id}#{_REBALANCE}")
+    return plane.records.interruption(agent.agent_id, event_id_of(agent.primary_instance_id, _REBALANCE))
 
 
 def _release_if_over(plane: Plane, agent: Agent) -> bool:

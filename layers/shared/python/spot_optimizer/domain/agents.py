@@ -211,6 +211,10 @@ class Heartbeat:
     changed_bytes_per_second: float | None = None
     snapshot_usd_per_day: float | None = None
 
+    def serves_under(self, epoch: int) -> bool:
+        """Whether it says that its instance serves under this epoch."""
+        return self.serving and self.epoch == epoch
+
 
 FAIL_OVER = "fail-over"
 """The response to a signal that a failover answers."""

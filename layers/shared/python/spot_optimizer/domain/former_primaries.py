@@ -183,7 +183,7 @@ def is_copied(agent: Agent, switch: Switch, *, now: datetime) -> bool:
 
 
 def _is_confirmed(agent: Agent, beat: Heartbeat | None, *, now: datetime) -> bool:
-    return beat is not None and beat.serving and beat.epoch == agent.epoch and now - beat.at <= HEARD_WITHIN
+    return beat is not None and beat.serves_under(agent.epoch) and now - beat.at <= HEARD_WITHIN
 
 
 def retire(agent: Agent, former: Instance, *, standby: Replica | None) -> Transaction:

@@ -71,7 +71,12 @@ class Signal:
     @property
     def event_id(self) -> str:
         """Key of the interruption record: one record per instance and type of signal, however often it is delivered."""
-        return f"{self.instance_id}#{self.type}"
+        return event_id_of(self.instance_id, self.type)
+
+
+def event_id_of(instance_id: str, signal_type: str) -> str:
+    """The id of the record of what was seen of an instance."""
+    return f"{instance_id}#{signal_type}"
 
 
 def from_eventbridge(event: Mapping[str, Any]) -> Signal:

@@ -324,7 +324,7 @@ def protection(*, standby_ready: bool, state_bytes: int | None, bytes_per_second
 
 def needs_standby(heartbeat: Heartbeat | None, *, epoch: int) -> bool:
     """Whether the primary of an epoch has measured that its state does not fit through a notice."""
-    if heartbeat is None or heartbeat.epoch != epoch or not heartbeat.serving:
+    if heartbeat is None or not heartbeat.serves_under(epoch):
         return False
     without = protection(
         standby_ready=False,
