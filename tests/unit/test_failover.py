@@ -706,6 +706,32 @@ def test_a_promotion_from_a_snapshot_records_what_is_missing() -> None:
     assert (switch.basis, switch.rpo_seconds, switch.rpo_breached) == ("snapshot", 21.0, True)
 
 
+@pytest.mark.parametrize("newest", [2, 3])
+@pytest.mark.parametrize(
+    ("told", "seconds_between", "lost_bytes"), [(None, 10, 2100), (50.0, 10, 1050), (None, 0, None)]
+)
+def test_what_is_missing_is_told_in_bytes_by_the_primarys_last_word_or_by_its_latest_delta(
+    told: float | None, seconds_between: int, lost_bytes: int | None, newest: int
+) -> None:
+    plane = restoring()
+    delta = a_snapshot(
+        snapshot_id=snapshots.snapshot_id_for(epoch=1, generation=2),
+        kind=snapshots.SnapshotKind.DELTA,
+        generation=2,
+        previous_id=plane.records.agent(AGENT).snapshot_id,
+        size_bytes=1000,
+        taken_at=a_snapshot().taken_at + timedelta(seconds=seconds_between),
+    )
+    base = a_snapshot(snapshot_id=snapshots.snapshot_id_for(epoch=1, generation=3), generation=3)
+    newest_id = snapshots.snapshot_id_for(epoch=1, generation=newest)
+    plane.records.put(delta, base, replace(plane.records.agent(AGENT), snapshot_id=newest_id))
+    plane.records.put_heartbeat(a_heartbeat(serving=False, changed_bytes_per_second=told))
+    commit(plane, basis=Basis.SNAPSHOT, readiness=0, covered_until=NOON, lag_seconds=None)
+    switch = plane.records.switch(AGENT, "0000000002")
+    assert switch is not None
+    assert switch.rpo_bytes == lost_bytes
+
+
 @pytest.mark.parametrize(("served_after", "lost_seconds"), [(False, 0.0), (True, 21.0)])
 def test_a_last_snapshot_of_a_frozen_primary_misses_nothing_unless_it_served_on(
     served_after: bool, lost_seconds: float

@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 
 from spot_optimizer.control import pausing, selecting
 from spot_optimizer.control.plane import HEARD_LATELY, Plane, active_replica, find_replica, primary_is_well
-from spot_optimizer.domain import handover, replicas
+from spot_optimizer.domain import handover, replicas, snapshots
 from spot_optimizer.domain.agents import Agent, HandoverState
 from spot_optimizer.domain.handover import Basis
 from spot_optimizer.domain.replicas import Replica, ReplicaState, ReplicaType, SyncPace
+from spot_optimizer.domain.snapshots import Snapshot
 from spot_optimizer.errors import (
     AgentLost,
     ConditionFailed,
@@ -272,11 +273,24 @@ def commit_handover(
 
 
 def _change_rate(plane: Plane, agent: Agent) -> float | None:
-    """How fast the primary's state changed, by its own last word: once it is no primary it tells that no more."""
+    """How fast the primary's state changed, by its own last word: once it is no primary it tells that no more.
+
+    One without a standby says something each half minute only; its latest delta tells as well.
+    """
     with suppress(Transient):
         beat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
-        return None if beat is None else beat.changed_bytes_per_second
+        if beat is not None and beat.changed_bytes_per_second is not None:
+            return beat.changed_bytes_per_second
+        delta = _snapshot(plane, agent, agent.snapshot_id)
+        if delta is not None and delta.previous_id is None:
+            delta = _snapshot(plane, agent, snapshots.id_before(delta))
+        previous = None if delta is None else _snapshot(plane, agent, delta.previous_id)
+        return None if delta is None or previous is None else snapshots.change_rate(delta, previous)
     return None
+
+
+def _snapshot(plane: Plane, agent: Agent, snapshot_id: str | None) -> Snapshot | None:
+    return None if snapshot_id is None else plane.records.snapshot(agent.agent_id, snapshot_id)
 
 
 def abort_handover(plane: Plane, agent_id: str, handover_id: str, *, epoch: int) -> Agent:
@@ -522,9 +536,7 @@ def start_preparing(plane: Plane, replica: Replica) -> None:
 
 def _nothing_came_after(plane: Plane, agent: Agent, covered_until: datetime | None) -> bool:
     """Whether what was restored is the last snapshot of a primary that served nothing from then to its death."""
-    if agent.snapshot_id is None:
-        return False
-    newest = plane.records.snapshot(agent.agent_id, agent.snapshot_id)
+    newest = _snapshot(plane, agent, agent.snapshot_id)
     beat = plane.records.heartbeat(agent.agent_id, agent.primary_instance_id)
     served_on = beat is not None and beat.serving and newest is not None and beat.at > newest.taken_at
     return newest is not None and newest.frozen and newest.taken_at == covered_until and not served_on

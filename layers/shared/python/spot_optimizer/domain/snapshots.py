@@ -89,6 +89,18 @@ def snapshot_id_for(*, epoch: int, generation: int) -> str:
     return f"{epoch:010d}-{generation:016d}"
 
 
+def id_before(base: Snapshot) -> str | None:
+    """The id of what was taken before the base of a chain, in the same epoch; None if that is the first one."""
+    before = base.generation - 1
+    return snapshot_id_for(epoch=base.epoch, generation=before) if before > 0 else None
+
+
+def change_rate(delta: Snapshot, previous: Snapshot) -> float | None:
+    """How fast the state changed up to a delta, compressed, in bytes a second; None if no time lies between the two."""
+    seconds = (delta.taken_at - previous.taken_at) / timedelta(seconds=1)
+    return delta.size_bytes / seconds if seconds > 0 else None
+
+
 def epoch_of(snapshot_id: str) -> int:
     """The epoch in which a snapshot was taken; its id tells."""
     return int(snapshot_id.partition("-")[0])
